@@ -1,0 +1,91 @@
+# Everything here needs only make, python3 (3.11 to 3.13) and the package registries.
+# Nothing is installed outside this folder and the user's cache folder.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+UV_VERSION := 0.13.9
+PYTHON ?= python3
+export UV_PYTHON_DOWNLOADS := never
+export UV_PROJECT_ENVIRONMENT := $(CURDIR)/.venv
+UV := .tools/bin/uv
+BIN := .venv/bin
+PYTEST := $(BIN)/pytest
+SEED ?= 1
+CHAOS_SEEDS ?= 2 3 4
+UNIT_TESTS := $(wildcard libs/*/tests) $(wildcard services/*/tests) $(wildcard tests/architecture)
+INTEGRATION_TESTS := $(wildcard tests/integration)
+MEMBERS := $(wildcard libs/*) $(wildcard services/*)
+# pytest says 5 when it found no test: an empty folder is no failure.
+EMPTY_IS_FINE := || [ $$? -eq 5 ]
+
+.NOTPARALLEL:
+.PHONY: help install fmt lint types arch contracts test test-unit test-integration check up down demo bench chaos migrate clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-18s%s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+install: .venv/.complete ## install everything into .tools and .venv
+
+.tools/.uv-$(UV_VERSION):
+	@command -v $(PYTHON) >/dev/null || { echo "error there is no $(PYTHON); install Python 3.11, 3.12 or 3.13" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; ok = (3, 11) <= sys.version_info[:2] <= (3, 13); ok or sys.exit("error %s is Python %d.%d; Waystation needs 3.11, 3.12 or 3.13\n      choose one: make PYTHON=python3.12 ..." % (sys.executable, *sys.version_info[:2]))'
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "error $(PYTHON) has no venv module; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@rm -f .tools/.uv-*
+	$(PYTHON) -m venv .tools
+	.tools/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@touch $@
+
+.venv/.complete: .tools/.uv-$(UV_VERSION) uv.lock pyproject.toml $(wildcard libs/*/pyproject.toml services/*/pyproject.toml)
+	$(UV) sync --locked --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')"
+	@touch $@
+
+fmt: install ## format the code, correct what ruff can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lint: install ## ruff, and dependencies per member
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	@for member in $(MEMBERS); do (cd $$member && $(CURDIR)/$(BIN)/deptry --no-ansi src) || exit 1; done
+
+types: install ## mypy --strict
+	$(BIN)/mypy $(wildcard libs/*/src) $(wildcard services/*/src)
+
+arch: install ## who may import whom
+	$(BIN)/lint-imports
+
+contracts: install ## events against their schema snapshots and golden examples
+	$(PYTEST) libs/common/tests -k "contract or golden or snapshot" -q $(EMPTY_IS_FINE)
+
+test-unit: install ## tests without Kafka and PostgreSQL
+	$(PYTEST) $(UNIT_TESTS) -m "not integration" -q $(EMPTY_IS_FINE)
+
+test-integration: install ## tests on a local stack of their own, with one chaos seed
+	WAYSTATION_CHAOS_SEEDS="$(SEED)" $(PYTEST) $(INTEGRATION_TESTS) -q $(EMPTY_IS_FINE)
+
+chaos: install ## processes killed under load, with other seeds
+	WAYSTATION_CHAOS_SEEDS="$(CHAOS_SEEDS)" $(PYTEST) $(INTEGRATION_TESTS) -m chaos -s
+
+check: lint types arch contracts test-unit ## everything that needs no stack
+
+test: check test-integration ## everything
+
+up: install ## start the local stack and the services
+	$(BIN)/waystation up
+
+down: install ## stop them
+	$(BIN)/waystation down
+
+migrate: install ## apply new migrations to the running stack
+	$(BIN)/waystation migrate
+
+demo: install ## watch messages go down the whole road
+	$(BIN)/waystation demo
+
+bench: install ## how much the road carries
+	$(BIN)/python bench/road.py
+
+clean: ## stop the stack; remove what make made here (the user's cache folder stays)
+	-@[ ! -x $(BIN)/waystation ] || $(BIN)/waystation down --wipe
+	rm -rf .venv .tools .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find libs services tests bench -name __pycache__ -type d -prune -exec rm -rf {} +

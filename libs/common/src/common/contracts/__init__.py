@@ -1,0 +1,1 @@
+"""Contracts of HTTP calls between services."""

@@ -1,0 +1,21 @@
+"""Contracts: every event that travels between services, one module per producing service."""
+
+from common.events.enforcement import StandingChanged
+from common.events.envelope import Event, EventError, decode, encode
+from common.events.intake import MessageAdmitted
+from common.events.routing import ReceiptIssued
+from common.events.screening import VerdictReached
+
+EVENTS: tuple[type[Event], ...] = (MessageAdmitted, VerdictReached, ReceiptIssued, StandingChanged)
+
+__all__ = [
+    "EVENTS",
+    "Event",
+    "EventError",
+    "MessageAdmitted",
+    "ReceiptIssued",
+    "StandingChanged",
+    "VerdictReached",
+    "decode",
+    "encode",
+]

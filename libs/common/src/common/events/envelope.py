@@ -1,0 +1,91 @@
+"""CloudEvents 1.0 in Kafka binary mode: attributes in `ce_` headers, the data as JSON in the value."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, ClassVar, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from common.kafka.records import Record
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+Headers = tuple[tuple[str, bytes], ...]
+
+_CONTENT_TYPE = b"application/json"
+
+
+class EventError(Exception):
+    """A record is not a valid event of the type expected here; the text says why and holds no data."""
+
+
+class Contract(BaseModel):
+    """A part of an event. Unknown fields are ignored, so that producers may add some; bytes are base64url in JSON."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_bytes="base64", val_json_bytes="base64")
+
+
+class Event(Contract):
+    """One event. Its id is derived from what it tells, so that a repetition carries the same id."""
+
+    TYPE: ClassVar[str]
+    TOPIC: ClassVar[str]
+    SOURCE: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def event_id(self) -> str:
+        """The CloudEvents id."""
+
+    @property
+    @abstractmethod
+    def key(self) -> str:
+        """The Kafka key: what keeps its order."""
+
+    @property
+    @abstractmethod
+    def time(self) -> str:
+        """When it happened, RFC 3339."""
+
+
+E = TypeVar("E", bound=Event)
+
+
+def encode(event: Event, *, traceparent: bytes | None = None, body: bytes | None = None) -> Record:
+    """Return the Kafka record of an event; `body` when the caller already has its JSON."""
+    key = event.key.encode()
+    headers: Headers = (
+        ("ce_specversion", b"1.0"),
+        ("ce_id", event.event_id.encode()),
+        ("ce_type", event.TYPE.encode()),
+        ("ce_source", event.SOURCE.encode()),
+        ("ce_time", event.time.encode()),
+        ("ce_subject", key),
+        ("content-type", _CONTENT_TYPE),
+    )
+    if traceparent is not None:
+        headers = (*headers, ("traceparent", traceparent))
+    return Record(event.TOPIC, key, body or event.__pydantic_serializer__.to_json(event), headers)
+
+
+def decode(event: type[E], value: bytes | None, headers: Iterable[tuple[str, bytes | None]]) -> E:
+    """Return the event in a record, or raise EventError naming the header or field that is wrong."""
+    kind = next((content for name, content in headers if name == "ce_type"), None)
+    if kind != event.TYPE.encode():
+        found = "none" if kind is None else ascii(kind.decode("utf-8", "replace")[:100])
+        raise EventError(f"ce_type: expected {event.TYPE}, found {found}")
+    if not value:
+        raise EventError("value: the record is empty")
+    try:
+        return event.model_validate_json(value)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_context=False, include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"]) or "value"
+        raise EventError(f"{field}: {first['msg']} ({error.error_count()} errors)") from None
+
+
+def traceparent_of(headers: Iterable[tuple[str, bytes | None]]) -> bytes | None:
+    """Return a record's own W3C trace context, which survives batches."""
+    return next((content for name, content in headers if name == "traceparent"), None)

@@ -1,0 +1,121 @@
+"""What ingestion tells: a message was admitted."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from hashlib import sha256
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from common.events.envelope import Contract, Event
+from common.security.signing import SignatureError, Signed, Statement
+from common.times import rfc3339
+
+if TYPE_CHECKING:
+    from common.security.signing import TrustedKeys
+
+Tool = Literal["email", "telephony", "widget", "form"]
+
+
+class SealedContent(Contract):
+    """Ciphertext of one message: the capsule wraps the message key under the recipient's key (only the vault opens it).
+
+    `envelope` holds what the provider needs beside the content (JSON), `content` the final bytes; both AES-256-GCM.
+    """
+
+    capsule: bytes
+    envelope: bytes
+    content: bytes
+
+    def digest(self) -> str:
+        """Return SHA-256 over the three parts with their lengths, hexadecimal: what the instruction signs."""
+        state = sha256()
+        for part in (self.capsule, self.envelope, self.content):
+            state.update(len(part).to_bytes(8, "big"))
+            state.update(part)
+        return state.hexdigest()
+
+
+class Instruction(Contract):
+    """An account's instruction to hand one message to one recipient, as signed by ingestion.
+
+    Digests are SHA-256, hexadecimal. `content_digest` covers the final bytes that the provider must receive.
+    """
+
+    message_id: str
+    account_id: str
+    user_id: str
+    grants: tuple[str, ...]
+    rules_version: str
+    tool: Tool
+    direction: Literal["outbound", "inbound"]
+    inbox_id: str
+    recipient_token: str
+    purpose: str
+    legal_basis: str
+    content_digest: str
+    content_bytes: int
+    sealed_digest: str
+    not_before: datetime
+    not_after: datetime
+    duplicates_allowed: bool
+    admitted_at: datetime
+
+    def statement(self) -> Statement:
+        """Return the JSON object that is signed."""
+        return {
+            name: rfc3339(value) if isinstance(value, datetime) else list(value) if isinstance(value, tuple) else value
+            for name, value in self.__dict__.items()
+        }
+
+
+class MessageAdmitted(Event):
+    """A message was admitted at the door: signed instruction and sealed content, nothing readable."""
+
+    TYPE: ClassVar[str] = "intake.message.admitted.v1"
+    TOPIC: ClassVar[str] = "intake.messages"
+    SOURCE: ClassVar[str] = "waystation/ingestion"
+
+    instruction: Signed
+    sealed: SealedContent
+
+    @property
+    def event_id(self) -> str:
+        """The message's id."""
+        return str(self.instruction.statement["message_id"])
+
+    @property
+    def key(self) -> str:
+        """The recipient token."""
+        return str(self.instruction.statement["recipient_token"])
+
+    @property
+    def time(self) -> str:
+        """The time of admission."""
+        return str(self.instruction.statement["admitted_at"])
+
+
+class VerifiedInstruction:
+    """An instruction whose signature and sealed content were checked in this process; made by `verify` only."""
+
+    __slots__ = ("digest", "instruction", "sealed")
+
+    instruction: Instruction
+    digest: str
+    sealed: SealedContent
+
+    def __init__(self) -> None:
+        raise TypeError("only VerifiedInstruction.verify makes one")
+
+    @classmethod
+    def verify(cls, message: MessageAdmitted, keys: TrustedKeys) -> VerifiedInstruction:
+        """Check signature, shape and sealed content; raise SignatureError with the reason."""
+        digest = keys.verify(message.instruction)
+        try:
+            instruction = Instruction.model_validate(message.instruction.statement)
+        except ValueError:
+            raise SignatureError("instruction: the signed statement has not the shape of an instruction") from None
+        if message.sealed.digest() != instruction.sealed_digest:
+            raise SignatureError("instruction: the sealed content is not the one that was instructed")
+        verified = object.__new__(cls)
+        verified.instruction, verified.digest, verified.sealed = instruction, digest, message.sealed
+        return verified

@@ -1,0 +1,64 @@
+"""What routing tells: each step of a delivery."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from common.events.envelope import Contract, Event
+from common.security.signing import Signed, Statement
+
+DeliveryState = Literal[
+    "planned", "handing", "held", "in_doubt", "handed_over", "delivered", "refused", "withheld", "expired"
+]
+TERMINAL_STATES = frozenset({"handed_over", "delivered", "refused", "withheld", "expired"})
+
+
+class Receipt(Contract):
+    """One change of a delivery's state, as signed by routing.
+
+    `sequence` counts the changes of one delivery from 1. `reply_digest` is an HMAC under the message key: it can be
+    compared with the sealed reply by who may open the message, and tells nothing to others.
+    """
+
+    message_id: str
+    account_id: str
+    recipient_token: str
+    instruction_digest: str
+    content_digest: str
+    sequence: int
+    state: DeliveryState
+    reason: str
+    attempt: int | None
+    provider: str | None
+    reply_code: int | None
+    reply_digest: str | None
+    occurred_at: str
+
+    def statement(self) -> Statement:
+        """Return the JSON object that is signed."""
+        return dict(self.__dict__)
+
+
+class ReceiptIssued(Event):
+    """A delivery changed its state."""
+
+    TYPE: ClassVar[str] = "routing.receipt.issued.v1"
+    TOPIC: ClassVar[str] = "routing.receipts"
+    SOURCE: ClassVar[str] = "waystation/routing"
+
+    receipt: Signed
+
+    @property
+    def event_id(self) -> str:
+        """Message id and number of the change."""
+        return f"{self.receipt.statement['message_id']}.{self.receipt.statement['sequence']}"
+
+    @property
+    def key(self) -> str:
+        """The recipient token."""
+        return str(self.receipt.statement["recipient_token"])
+
+    @property
+    def time(self) -> str:
+        """When the state changed."""
+        return str(self.receipt.statement["occurred_at"])

@@ -1,0 +1,1 @@
+"""HTTP: problem documents, health, the server, and the client of the vault."""

@@ -1,0 +1,114 @@
+"""Problem documents (RFC 9457) that name the field, the clause or the limit."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from fastapi import Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict
+from starlette.exceptions import HTTPException
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+    from pydantic import ValidationError
+
+MEDIA_TYPE = "application/problem+json"
+TYPE_PREFIX = "urn:waystation:problem:"
+
+
+class ProblemDocument(BaseModel):
+    """An RFC 9457 problem document with the members that Waystation adds."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    field: str | None = None
+    clause: str | None = None
+    limit: int | None = None
+
+
+class Problem(Exception):  # noqa: N818  it is an answer to a caller, not an error of ours
+    """A refusal that becomes a problem document. `kind` is a stable slug; `detail` says what to do next."""
+
+    def __init__(
+        self,
+        status: int,
+        kind: str,
+        detail: str,
+        *,
+        field: str | None = None,
+        clause: str | None = None,
+        limit: int | None = None,
+        retry_after_seconds: int | None = None,
+        **members: Any,
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.kind = kind
+        self.detail = detail
+        self.field = field
+        self.clause = clause
+        self.limit = limit
+        self.retry_after_seconds = retry_after_seconds
+        self.members = members
+
+    def document(self) -> dict[str, Any]:
+        """Return the JSON object; members without a value are left out."""
+        document = {
+            "type": TYPE_PREFIX + self.kind,
+            "title": self.kind.replace("-", " ").capitalize(),
+            "status": self.status,
+            "detail": self.detail,
+            "field": self.field,
+            "clause": self.clause,
+            "limit": self.limit,
+            **self.members,
+        }
+        return {name: value for name, value in document.items() if value is not None}
+
+    def response(self) -> Response:
+        """Return the HTTP response."""
+        headers = {} if self.retry_after_seconds is None else {"retry-after": str(self.retry_after_seconds)}
+        return Response(orjson.dumps(self.document()), self.status, headers, MEDIA_TYPE)
+
+
+def invalid_fields(error: ValidationError | RequestValidationError, *, within: str = "") -> Problem:
+    """Return the problem for a body that does not fit its model; values are never echoed."""
+    first = error.errors()[0]
+    field = ".".join([within, *(str(part) for part in first["loc"] if part != "body")]).strip(".") or "body"
+    context = first.get("ctx") or {}
+    limit = next((context[name] for name in ("max_length", "le", "min_length", "ge") if name in context), None)
+    return Problem(
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        "unknown-field" if first["type"] == "extra_forbidden" else "invalid-field",
+        f"{field}: {first['msg']}",
+        field=field,
+        limit=limit if isinstance(limit, int) else None,
+    )
+
+
+def install_problem_handlers(app: FastAPI) -> None:
+    """Make every error of an application a problem document."""
+
+    async def on_problem(_: Request, error: Exception) -> Response:
+        assert isinstance(error, Problem)
+        return error.response()
+
+    async def on_invalid(_: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        return invalid_fields(error).response()
+
+    async def on_http(_: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        phrase = HTTPStatus(error.status_code).phrase
+        return Problem(error.status_code, phrase.lower().replace(" ", "-"), str(error.detail)).response()
+
+    app.add_exception_handler(Problem, on_problem)
+    app.add_exception_handler(RequestValidationError, on_invalid)
+    app.add_exception_handler(HTTPException, on_http)

@@ -1,0 +1,77 @@
+"""The client of the vault for the services that its caller table names."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+import httpx
+from pydantic import BaseModel
+
+from common.contracts.vault import (
+    DiscloseAnswer,
+    DiscloseAnswers,
+    DiscloseCall,
+    OpenAnswer,
+    OpenAnswers,
+    OpenCall,
+    SealAnswer,
+    SealAnswers,
+    SealCall,
+)
+from common.kafka.consumer import RetryableError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from common.security.tokens import TokenIssuer
+
+AUDIENCE = "vault"
+_TIMEOUT = httpx.Timeout(10.0, connect=2.0)
+_LIMITS = httpx.Limits(max_connections=8, max_keepalive_connections=8, keepalive_expiry=30.0)
+_FORBIDDEN = (401, 403)
+
+T = TypeVar("T", bound=BaseModel)
+
+
+class VaultUnavailableError(RetryableError):
+    """The vault did not answer, or not for the whole batch; ask again later."""
+
+
+class VaultRefusedError(Exception):
+    """The vault does not accept this caller or purpose: a deployment fault, not one of a message."""
+
+
+class VaultClient:
+    """Seal, open and disclose in batches over kept connections."""
+
+    def __init__(self, url: str, issuer: TokenIssuer) -> None:
+        self._issuer = issuer
+        self._http = httpx.AsyncClient(base_url=url, timeout=_TIMEOUT, limits=_LIMITS, trust_env=False)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def seal(self, call: SealCall) -> Sequence[SealAnswer]:
+        """Find or create recipients and wrap message keys."""
+        return (await self._post("/v1/seal:batch", call, SealAnswers)).items
+
+    async def open(self, call: OpenCall) -> Sequence[OpenAnswer]:
+        """Unwrap message keys for a purpose."""
+        return (await self._post("/v1/open:batch", call, OpenAnswers)).items
+
+    async def disclose(self, call: DiscloseCall) -> Sequence[DiscloseAnswer]:
+        """Get what a provider needs; the vault's ledger has the row before this returns."""
+        return (await self._post("/v1/disclose:batch", call, DiscloseAnswers)).items
+
+    async def _post(self, path: str, call: BaseModel, answers: type[T]) -> T:
+        headers = {"content-type": "application/json", **self._issuer.headers(AUDIENCE)}
+        try:
+            response = await self._http.post(path, content=call.__pydantic_serializer__.to_json(call), headers=headers)
+        except httpx.TransportError as error:
+            raise VaultUnavailableError(f"{path}: {type(error).__name__}") from error
+        if response.status_code in _FORBIDDEN:
+            raise VaultRefusedError(f"{path}: {response.status_code}; check the identity keys of this deployment")
+        if response.status_code != httpx.codes.OK:
+            raise VaultUnavailableError(f"{path}: status {response.status_code}")
+        return answers.model_validate_json(response.content)

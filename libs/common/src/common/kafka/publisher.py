@@ -1,0 +1,141 @@
+"""Publishing: the one way a record gets to Kafka.
+
+Records are grouped into one batch per partition and sent over an idempotent producer. The framework's own batch
+publishing takes a random partition and drops headers, and a producer whose sequence is broken never recovers
+(aiokafka issue 1017), so this helper keeps its own producer and replaces it after any failure.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
+from aiokafka.partitioner import murmur2
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable, Sequence
+
+    from common.kafka.records import Record
+    from common.kafka.settings import KafkaAccess
+
+BATCH_BYTES_MAX = 512 * 1024
+REQUEST_BYTES_MAX = 4 * 1024 * 1024
+_CLOSE_SECONDS = 5.0
+
+log = logging.getLogger(__name__)
+
+
+class PublishError(Exception):
+    """Kafka did not acknowledge the records in time; they may or may not have been written. Publish them again."""
+
+
+@lru_cache(maxsize=65_536)
+def partition_of(key: bytes, partitions: int) -> int:
+    """Return the partition that Kafka's default partitioner takes for a key (murmur2)."""
+    return int((murmur2(key) & 0x7FFFFFFF) % partitions)
+
+
+class Publisher:
+    """Publishes records with all in-sync replicas' acknowledgement; safe to call from several tasks at once."""
+
+    def __init__(self, access: KafkaAccess, *, client_id: str, timeout_seconds: float = 10.0) -> None:
+        self._access = access
+        self._client_id = client_id
+        self._timeout_seconds = timeout_seconds
+        self._producer: AIOKafkaProducer | None = None
+        self._starting = asyncio.Lock()
+
+    async def start(self) -> None:
+        """Connect; raise PublishError when Kafka cannot be reached or refuses this principal."""
+        await self._connected()
+
+    async def stop(self) -> None:
+        """Flush and close; what Kafka does not take within seconds stays with the caller's outbox or offsets."""
+        await self._discard(self._producer)
+
+    async def publish(self, records: Sequence[Record]) -> None:
+        """Write all records and wait for Kafka's acknowledgement, or raise PublishError."""
+        if not records:
+            return
+        producer = await self._connected()
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                futures = [future async for future in self._send(producer, records)]
+                await asyncio.gather(*futures)
+        except (KafkaError, TimeoutError, OSError) as error:
+            await self._discard(producer)
+            raise PublishError(f"Kafka did not acknowledge {len(records)} records: {type(error).__name__}") from error
+
+    async def _send(
+        self, producer: AIOKafkaProducer, records: Iterable[Record]
+    ) -> AsyncIterator[asyncio.Future[object]]:
+        grouped: dict[tuple[str, int], list[Record]] = {}
+        partitions: dict[str, int] = {}
+        for record in records:
+            if record.topic not in partitions:
+                partitions[record.topic] = len(await producer.partitions_for(record.topic))
+            partition = partition_of(record.key or b"", partitions[record.topic])
+            grouped.setdefault((record.topic, partition), []).append(record)
+        for (topic, partition), group in grouped.items():
+            batch = producer.create_batch()
+            for record in group:
+                if not _append(batch, record):
+                    batch.close()
+                    yield await producer.send_batch(batch, topic, partition=partition)
+                    batch = producer.create_batch()
+                    _append(batch, record)
+            batch.close()
+            yield await producer.send_batch(batch, topic, partition=partition)
+
+    async def _connected(self) -> AIOKafkaProducer:
+        async with self._starting:
+            if self._producer is None:
+                producer = AIOKafkaProducer(
+                    **self._access.client_options(),
+                    client_id=self._client_id,
+                    acks="all",
+                    enable_idempotence=True,
+                    max_batch_size=BATCH_BYTES_MAX,
+                    max_request_size=REQUEST_BYTES_MAX,
+                    request_timeout_ms=int(self._timeout_seconds * 1000),
+                )
+                try:
+                    async with asyncio.timeout(self._timeout_seconds):
+                        await producer.start()
+                except (KafkaError, TimeoutError, OSError) as error:
+                    await self._close(producer)
+                    raise PublishError(
+                        f"Kafka at {self._access.bootstrap} cannot be used by principal {self._access.username}: "
+                        f"{type(error).__name__}. Is it up, is the password right, and does the principal have WRITE "
+                        "on a topic (an idempotent producer needs that)?"
+                    ) from error
+                self._producer = producer
+            return self._producer
+
+    async def _discard(self, producer: AIOKafkaProducer | None) -> None:
+        if producer is not None and producer is self._producer:
+            self._producer = None
+            await self._close(producer)
+
+    async def _close(self, producer: AIOKafkaProducer) -> None:
+        """Close without waiting for a broker that may be gone: stop() alone waits for ever on undelivered batches."""
+        task = asyncio.ensure_future(producer.stop())
+        done, _ = await asyncio.wait({task}, timeout=_CLOSE_SECONDS)
+        if not done:
+            log.warning("the Kafka producer did not close in time and is abandoned")
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError, KafkaError):
+                await task
+            await producer.client.close()
+
+
+def _append(batch: object, record: Record) -> bool:
+    appended = batch.append(  # type: ignore[attr-defined]
+        key=record.key, value=record.value, timestamp=None, headers=list(record.headers)
+    )
+    return appended is not None

@@ -1,0 +1,168 @@
+"""Publishes what stands in the outbox: at once from memory, and by sweeping what a crash left (rule `sweep`).
+
+A row is deleted only after Kafka acknowledged it (rule `deleteAfterAck`). Publishing twice is harmless: ids are derived
+from what events tell, and every consumer drops what it has seen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from typing import TYPE_CHECKING, NamedTuple
+
+import orjson
+
+from common.kafka.consumer import RETRYABLE
+from common.kafka.records import Record
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from common.kafka.publisher import Publisher
+    from common.postgres.pool import Pool
+
+RECORDS_MAX = 1000
+SWEEP_SECONDS = 2.0
+ORPHAN_SECONDS = 5.0
+MEMORY_RECORDS_MAX = 20_000
+_BACKOFF_SECONDS_MAX = 5.0
+
+_SWEEP = """
+SELECT id, topic, key, value, headers FROM outbox
+WHERE created_at < now() - make_interval(secs => $1) AND NOT id = ANY($2::bigint[])
+ORDER BY id LIMIT $3
+"""
+_DELETE = "DELETE FROM outbox WHERE id = ANY($1::bigint[])"
+_BACKLOG = "SELECT count(*) AS records, extract(epoch FROM now() - min(created_at))::float8 AS seconds FROM outbox"
+
+log = logging.getLogger(__name__)
+
+
+class StoredRecord(NamedTuple):
+    """A record with the id of its outbox row."""
+
+    id: int
+    record: Record
+
+
+def outbox_columns(records: Sequence[Record]) -> tuple[list[str], list[bytes], list[bytes], list[str]]:
+    """Return topics, keys, values and headers (JSON) as columns for one multi-row INSERT with unnest."""
+    topics = [record.topic for record in records]
+    keys = [record.key or b"" for record in records]
+    values = [record.value or b"" for record in records]
+    headers = [
+        orjson.dumps({name: (value or b"").decode() for name, value in record.headers}).decode() for record in records
+    ]
+    return topics, keys, values, headers
+
+
+class OutboxRelay:
+    """One loop per process that publishes and then deletes outbox rows."""
+
+    def __init__(self, pool: Pool, publisher: Publisher, *, cycle_seconds: float = 0.01) -> None:
+        self._pool = pool
+        self._publisher = publisher
+        self._cycle_seconds = cycle_seconds
+        self._memory: deque[StoredRecord] = deque()
+        self._in_memory: set[int] = set()
+        self._undeleted: list[int] = []
+        self._wake = asyncio.Event()
+        self._stopping = False
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def pending(self) -> int:
+        """How many rows are committed and not yet acknowledged, as far as this process knows."""
+        return len(self._in_memory)
+
+    def start(self) -> None:
+        """Begin relaying in the background."""
+        self._task = asyncio.create_task(self._run(), name="outbox relay")
+
+    async def stop(self) -> None:
+        """Publish what is in memory if Kafka is there, then stop; the rest stays in the table."""
+        self._stopping = True
+        self._wake.set()
+        if self._task is not None:
+            done, _ = await asyncio.wait({self._task}, timeout=_BACKOFF_SECONDS_MAX)
+            if not done:
+                self._task.cancel()
+
+    def committed(self, records: Iterable[StoredRecord]) -> None:
+        """Take over records whose rows were just committed; beyond the memory's bound they wait for the sweep."""
+        for stored in records:
+            if len(self._memory) < MEMORY_RECORDS_MAX and stored.id not in self._in_memory:
+                self._memory.append(stored)
+                self._in_memory.add(stored.id)
+        self._wake.set()
+
+    async def backlog(self) -> tuple[int, float]:
+        """Return how many rows stand in the outbox and the age of the oldest, seconds."""
+        row = await self._pool.fetchrow(_BACKLOG)
+        return row["records"], row["seconds"] or 0.0
+
+    async def _run(self) -> None:
+        failures, swept_at = 0, 0.0
+        while not (self._stopping and not self._memory):
+            try:
+                if time.monotonic() - swept_at >= SWEEP_SECONDS:
+                    await self._sweep()
+                    swept_at = time.monotonic()
+                await self._relay()
+                failures = 0
+            except RETRYABLE as error:
+                failures += 1
+                if failures == 1:
+                    log.warning("the outbox waits: %s", type(error).__name__)
+                if self._stopping:
+                    return
+                await asyncio.sleep(min(0.1 * 2**failures, _BACKOFF_SECONDS_MAX))
+            else:
+                await self._pause()
+
+    async def _pause(self) -> None:
+        if self._memory:
+            return
+        self._wake.clear()
+        try:
+            async with asyncio.timeout(SWEEP_SECONDS):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+        if not self._stopping:
+            await asyncio.sleep(self._cycle_seconds)
+
+    async def _relay(self) -> None:
+        if self._undeleted:
+            await self._delete()
+        if not self._memory:
+            return
+        batch = [self._memory[i] for i in range(min(len(self._memory), RECORDS_MAX))]
+        await self._publisher.publish([stored.record for stored in batch])
+        for _ in batch:
+            self._memory.popleft()
+        self._undeleted += [stored.id for stored in batch]
+        await self._delete()
+
+    async def _delete(self) -> None:
+        await self._pool.execute(_DELETE, self._undeleted)
+        self._in_memory.difference_update(self._undeleted)
+        self._undeleted.clear()
+
+    async def _sweep(self) -> None:
+        room = min(RECORDS_MAX, MEMORY_RECORDS_MAX - len(self._memory))
+        rows = await self._pool.fetch(_SWEEP, ORPHAN_SECONDS, list(self._in_memory), room)
+        self.committed(
+            StoredRecord(
+                row["id"],
+                Record(
+                    row["topic"],
+                    row["key"],
+                    row["value"],
+                    tuple((name, value.encode()) for name, value in orjson.loads(row["headers"]).items()),
+                ),
+            )
+            for row in rows
+        )

@@ -1,0 +1,1 @@
+"""Signatures over batches, service tokens, and sealed content."""

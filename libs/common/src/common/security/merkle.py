@@ -1,0 +1,70 @@
+"""Merkle trees over a batch, by RFC 6962 section 2.1.
+
+A leaf is hashed as SHA-256(0x00 || data), an interior node as SHA-256(0x01 || left || right). Building the levels
+from below and promoting an odd last node gives the same tree as the recursive definition in the RFC.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha256
+
+HASH_BYTES = 32
+
+
+def leaf_hash(data: bytes) -> bytes:
+    """Return the 32-byte hash of one leaf."""
+    return sha256(b"\x00" + data).digest()
+
+
+def _node_hash(left: bytes, right: bytes) -> bytes:
+    return sha256(b"\x01" + left + right).digest()
+
+
+def _levels(leaves: list[bytes]) -> list[list[bytes]]:
+    levels = [leaves]
+    while len(levels[-1]) > 1:
+        below = levels[-1]
+        level = [_node_hash(below[i], below[i + 1]) for i in range(0, len(below) - 1, 2)]
+        if len(below) % 2:
+            level.append(below[-1])
+        levels.append(level)
+    return levels
+
+
+def root_and_paths(leaves: list[bytes]) -> tuple[bytes, list[bytes]]:
+    """Return the root over leaf hashes and, for each leaf, its inclusion path (32-byte hashes, joined, leaf first)."""
+    if not leaves:
+        raise ValueError("a Merkle tree needs at least one leaf")
+    levels = _levels(leaves)
+    paths = []
+    for leaf in range(len(leaves)):
+        index, path = leaf, []
+        for level in levels[:-1]:
+            sibling = index ^ 1
+            if sibling < len(level):
+                path.append(level[sibling])
+            index >>= 1
+        paths.append(b"".join(path))
+    return levels[-1][0], paths
+
+
+def root_from_path(leaf: bytes, index: int, size: int, path: bytes) -> bytes:
+    """Return the root that an inclusion path leads to (RFC 9162 section 2.1.3.2).
+
+    Raises ValueError when the path does not fit a leaf at `index` of a tree of `size` leaves.
+    """
+    if not 0 <= index < size or len(path) % HASH_BYTES:
+        raise ValueError("the inclusion path does not fit the tree")
+    node, last, offset = leaf, size - 1, 0
+    while last > 0:
+        if index % 2 or index < last:
+            sibling = path[offset : offset + HASH_BYTES]
+            if len(sibling) != HASH_BYTES:
+                raise ValueError("the inclusion path is too short")
+            offset += HASH_BYTES
+            node = _node_hash(sibling, node) if index % 2 else _node_hash(node, sibling)
+        index >>= 1
+        last >>= 1
+    if offset != len(path):
+        raise ValueError("the inclusion path is too long")
+    return node
