@@ -1,0 +1,1 @@
+"""Hand-over to Service providers: deliveries, attempts, receipts."""

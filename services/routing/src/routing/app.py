@@ -1,0 +1,136 @@
+"""Builds routing: the only place where its objects are made, started and stopped."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING
+
+from fastapi import FastAPI
+
+from common.events.enforcement import StandingChanged
+from common.events.screening import VerdictReached
+from common.http.health import consumer_check, health_routes, postgres_check
+from common.http.problems import install_problem_handlers
+from common.http.server import stop_process
+from common.http.vault import VaultClient
+from common.kafka.consumer import Subscription, kafka_broker
+from common.kafka.publisher import Publisher
+from common.kafka.table import TableReader
+from common.outbox import OutboxRelay
+from common.postgres.pool import connect_pool
+from common.security.signing import Signer, TrustedKeys
+from common.security.tokens import TokenIssuer, TokenVerifier
+from common.times import now
+from routing.api import Routes
+from routing.claims import Claims
+from routing.dispatcher import Dispatcher
+from routing.handlers import Authority, Planner
+from routing.leases import Leases
+from routing.loops import Loops
+from routing.providers.email import EmailProvider
+from routing.providers.smtp import SmtpPool, parse_smtp_url
+from routing.settlement import Settlement
+from routing.sweeps import Sweeps
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from routing.config import RoutingSettings
+
+PLANNING_GROUP = "routing.planning"
+EMAIL_PROVIDER = "smtp.default"
+CLAIM_EVERY_SECONDS = 0.5
+SWEEP_EVERY_SECONDS = 1.0
+
+
+def create_app(settings: RoutingSettings) -> FastAPI:
+    """Return the ASGI application; its lifespan runs planner and dispatcher."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            await _run(app, settings, stack)
+            yield
+
+    app = FastAPI(title="Waystation routing", version="1", lifespan=lifespan)
+    install_problem_handlers(app)
+    return app
+
+
+async def _run(app: FastAPI, settings: RoutingSettings, stack: AsyncExitStack) -> None:
+    """Start in the order of dependence; the stack stops in reverse."""
+    keys = settings.trusted_keys_dir
+    signer = Signer.from_file("receipt", settings.signing_key_file)
+    authority = Authority(TrustedKeys.from_folder("instruction", keys), TrustedKeys.from_folder("verdict", keys))
+
+    pool = await connect_pool(settings.postgres_dsn.get_secret_value())
+    stack.push_async_callback(pool.close)
+    publisher = Publisher(settings.kafka, client_id=settings.instance)
+    stack.push_async_callback(publisher.stop)
+    vault = VaultClient(settings.vault_url, TokenIssuer.from_file("routing", settings.identity_key_file))
+    stack.push_async_callback(vault.close)
+    provider = EmailProvider(EMAIL_PROVIDER, SmtpPool(parse_smtp_url(settings.smtp_url)))
+    stack.push_async_callback(provider.close)
+
+    relay = OutboxRelay(pool, publisher)
+    relay.start()
+    stack.push_async_callback(relay.stop)
+    sweeps = Sweeps(pool, signer, relay, now)
+    standings = TableReader(
+        settings.kafka, StandingChanged, sweeps.on_standing_changed, client_id=f"{settings.instance}.standings"
+    )
+    standings.start()
+    stack.push_async_callback(standings.stop)
+
+    settlement = Settlement(
+        pool, signer, relay, provider.name, settings.retry_seconds_first, settings.cycle_seconds, now
+    )
+    dispatcher = Dispatcher(
+        pool=pool,
+        vault=vault,
+        provider=provider,
+        signer=signer,
+        relay=relay,
+        settlement=settlement,
+        leases=Leases(settings.lease_seconds, settings.lease_margin_seconds),
+        standings_are_fresh=lambda: standings.fresh,
+        in_memory_max=settings.deliveries_in_memory_max,
+        attempts_open_max=settings.attempts_open_max,
+        cycle_seconds=settings.cycle_seconds,
+        now=now,
+    )
+    dispatcher.start()
+    stack.push_async_callback(dispatcher.stop)
+    claims = Claims(pool, authority, signer, relay, dispatcher, settings.lease_seconds, now)
+    loops = Loops()
+    stack.push_async_callback(loops.stop)
+    loops.run("claims", claims.step, every_seconds=CLAIM_EVERY_SECONDS)
+    loops.run("sweeps", sweeps.step, every_seconds=SWEEP_EVERY_SECONDS)
+
+    planner = Planner(pool, authority, signer, relay, dispatcher, settings.lease_seconds, now)
+    planning = Subscription(
+        VerdictReached,
+        PLANNING_GROUP,
+        planner.on_verdict_reached,
+        publisher,
+        settings.instance,
+        stop_process=stop_process,
+    )
+    broker = kafka_broker(settings.kafka, client_id=settings.instance)
+    planning.attach(broker)
+    await broker.start()
+    stack.push_async_callback(broker.stop)
+
+    async def standings_check() -> str | None:
+        return None if standings.fresh else f"standings are {standings.stale_seconds:.1f} s old"
+
+    app.include_router(
+        health_routes(
+            {
+                "postgres": postgres_check(pool),
+                "standings": standings_check,
+                "planning": consumer_check(planning.health),
+            }
+        )
+    )
+    app.include_router(Routes(pool, TokenVerifier.from_folder("routing", keys), settlement, relay).router())

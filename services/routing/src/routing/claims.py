@@ -1,0 +1,89 @@
+"""Claiming: what is due again, and what a lost worker left (rules openIsDoubt, onlyOpenIsDoubt)."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from common.events.envelope import EventError, decode
+from common.events.screening import VerdictReached
+from common.security.signing import SignatureError
+from routing import store
+from routing.domain import Change, joined_state
+from routing.leases import Leased
+from routing.receipts import store_changes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from datetime import datetime
+
+    from common.outbox import OutboxRelay, StoredRecord
+    from common.postgres.pool import Connection, Pool
+    from common.security.signing import Signer
+    from routing.dispatcher import Dispatcher
+    from routing.handlers import Authority
+
+CLAIMED_AT_ONCE_MAX = 200
+_TYPE_HEADER = (("ce_type", VerdictReached.TYPE.encode()),)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """Claims due deliveries for the dispatcher, as many as fit into its memory."""
+
+    pool: Pool
+    authority: Authority
+    signer: Signer
+    relay: OutboxRelay
+    dispatcher: Dispatcher
+    lease_seconds: float
+    now: Callable[[], datetime]
+
+    async def step(self) -> None:
+        """Claim one batch, and more at once while batches come full."""
+        while room := min(self.dispatcher.room, CLAIMED_AT_ONCE_MAX):
+            asked_at = time.monotonic()
+            async with self.pool.acquire() as connection, connection.transaction():
+                free, lost = await store.claimable(connection, room)
+                stored = await self._doubt(connection, lost) if lost else []
+                rows = await store.lease(connection, free, self.lease_seconds) if free else []
+            self.relay.committed(stored)
+            deadline = self.dispatcher.leases.deadline(asked_at)
+            self.dispatcher.take(leased for row in rows if (leased := self._verified(row, deadline)) is not None)
+            if len(free) + len(lost) < room:
+                return
+
+    async def _doubt(self, connection: Connection, message_ids: Sequence[str]) -> list[StoredRecord]:
+        await store.doubt_open_attempts(connection, message_ids)
+        deliveries = await store.lock_deliveries(connection, message_ids)
+        results = await store.attempt_results(connection, message_ids)
+        now = self.now()
+        changes = [
+            Change(
+                delivery,
+                joined_state(list(results[message_id].values())),
+                "the worker was lost during the call",
+                delivery.sequence + 1,
+                delivery.round,
+                due_at=now,
+                attempt=max(results[message_id]),
+            )
+            for message_id, delivery in deliveries.items()
+        ]
+        return await store_changes(connection, self.signer, changes, now)
+
+    def _verified(self, row: store.LeasedRow, deadline: float) -> Leased | None:
+        """Verify the stored record again: a row alone, whoever wrote it, sends nothing."""
+        try:
+            instruction, verdict = self.authority.verify(decode(VerdictReached, row.event, _TYPE_HEADER))
+        except (EventError, SignatureError) as error:
+            log.error("delivery %s is not handed over, its stored record fails: %s", row.message_id, error)  # noqa: TRY400
+            return None
+        if instruction.instruction.message_id != row.message_id:
+            log.error("delivery %s is not handed over: its record is another message's", row.message_id)
+            return None
+        return Leased(instruction, verdict, row.epoch, deadline, row.attempts)

@@ -1,0 +1,150 @@
+"""The planner: verdicts become deliveries."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from common.events.envelope import traceparent_of
+from common.events.intake import VerifiedInstruction
+from common.events.screening import VerdictReached, VerifiedVerdict
+from common.security.signing import SignatureError
+from routing import store
+from routing.domain import Change, Delivery, DeliveryState, initial_state
+from routing.leases import Leased
+from routing.receipts import store_receipts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from datetime import datetime
+
+    from common.kafka.consumer import Received
+    from common.outbox import OutboxRelay
+    from common.postgres.pool import Pool
+    from common.security.signing import Signer, TrustedKeys
+    from routing.dispatcher import Dispatcher
+
+ROOM_WAIT_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """A record whose instruction and verdict were verified here."""
+
+    instruction: VerifiedInstruction
+    verdict: VerifiedVerdict
+    event: bytes
+    traceparent: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Authority:
+    """The published keys that instructions and verdicts must be signed with."""
+
+    instructions: TrustedKeys
+    verdicts: TrustedKeys
+
+    def verify(self, event: VerdictReached) -> tuple[VerifiedInstruction, VerifiedVerdict]:
+        """Return both, verified, or raise SignatureError with the reason."""
+        instruction = VerifiedInstruction.verify(event.message, self.instructions)
+        return instruction, VerifiedVerdict.verify(event.verdict, instruction, self.verdicts)
+
+
+@dataclass(frozen=True, slots=True)
+class Planner:
+    """Stores a delivery per verdict, holds and blocks too, and passes new leases to the dispatcher in memory."""
+
+    pool: Pool
+    authority: Authority
+    signer: Signer
+    relay: OutboxRelay
+    dispatcher: Dispatcher
+    lease_seconds: float
+    now: Callable[[], datetime]
+
+    async def on_verdict_reached(self, batch: Sequence[Received[VerdictReached]]) -> None:
+        """Plan a batch in one transaction; what was planned before is left as it is (rule newOnly)."""
+        verified, unauthorised = self._verify(batch)
+        has_room = await self.dispatcher.wait_for_room(len(verified), ROOM_WAIT_SECONDS)
+        asked_at, now = time.monotonic(), self.now()
+        async with self.pool.acquire() as connection, connection.transaction():
+            await store.insert_unauthorised(connection, unauthorised)
+            standings = await store.know_accounts(connection, {v.instruction.instruction.account_id for v in verified})
+            planned = [_plan(one, standings, now, lease=has_room) for one in verified]
+            added = await store.insert_deliveries(connection, planned, self.lease_seconds) if planned else {}
+            changes = [_said(row) for row in planned if row.sequence and row.message_id in added]
+            stored = await store_receipts(connection, self.signer, changes, now)
+        self.relay.committed(stored)
+        deadline = self.dispatcher.leases.deadline(asked_at)
+        self.dispatcher.take(
+            Leased(one.instruction, one.verdict, epoch=1, deadline=deadline, attempts=0)
+            for one in verified
+            if added.get(one.instruction.instruction.message_id) == DeliveryState.HANDING
+        )
+
+    def _verify(self, batch: Sequence[Received[VerdictReached]]) -> tuple[list[Verified], list[store.Unauthorised]]:
+        verified: dict[str, Verified] = {}
+        unauthorised = []
+        for received in batch:
+            record = received.record
+            try:
+                instruction, verdict = self.authority.verify(received.event)
+            except SignatureError as error:
+                event_id = str(received.event.message.instruction.statement.get("message_id"))[:100]
+                unauthorised.append(
+                    store.Unauthorised(record.topic, record.partition, record.offset, event_id, str(error))
+                )
+                continue
+            one = Verified(instruction, verdict, record.value, traceparent_of(record.headers))
+            verified.setdefault(instruction.instruction.message_id, one)
+        return list(verified.values()), unauthorised
+
+
+def _plan(one: Verified, standings: dict[str, str], now: datetime, *, lease: bool) -> store.PlannedDelivery:
+    instruction, verdict = one.instruction.instruction, one.verdict.verdict
+    state, reason = initial_state(
+        action=verdict.action,
+        rules=verdict.rules,
+        standing=standings[instruction.account_id],
+        not_before=instruction.not_before,
+        not_after=instruction.not_after,
+        now=now,
+    )
+    if state is DeliveryState.HANDING and not lease:
+        state = DeliveryState.PLANNED
+    return store.PlannedDelivery(
+        message_id=instruction.message_id,
+        account_id=instruction.account_id,
+        recipient_token=instruction.recipient_token,
+        tool=instruction.tool,
+        instruction_digest=one.instruction.digest,
+        content_digest=instruction.content_digest,
+        state=str(state),
+        reason=reason,
+        sequence=0 if state in {DeliveryState.HANDING, DeliveryState.PLANNED} else 1,
+        due_at=max(instruction.not_before, now),
+        not_after=instruction.not_after,
+        duplicates_allowed=instruction.duplicates_allowed,
+        admitted_at=instruction.admitted_at,
+        event=one.event,
+        traceparent=one.traceparent,
+    )
+
+
+def _said(row: store.PlannedDelivery) -> Change:
+    state = DeliveryState(row.state)
+    delivery = Delivery(
+        row.message_id,
+        row.account_id,
+        row.recipient_token,
+        row.instruction_digest,
+        row.content_digest,
+        state,
+        epoch=0,
+        round=0,
+        sequence=1,
+        attempts=0,
+        not_after=row.not_after,
+    )
+    return Change(delivery, state, row.reason, sequence=1, round=0, due_at=row.due_at)

@@ -1,0 +1,41 @@
+"""What every adapter offers: it hands over only a verified instruction that a verified verdict allows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    from common.events.intake import VerifiedInstruction
+    from common.events.screening import VerifiedVerdict
+    from routing.domain import Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Disclosed:
+    """What the vault disclosed for one hand-over, opened in this process. Lives only until the call has ended."""
+
+    envelope_sender: str
+    recipient_address: str
+    content: bytes
+    message_key: bytes
+
+
+class Provider(Protocol):
+    """A Service provider. `fields` is what its contract lets it receive beside the content."""
+
+    @property
+    def name(self) -> str:
+        """The provider's name in the vault's register of processors."""
+
+    @property
+    def fields(self) -> tuple[Literal["address", "name"], ...]:
+        """The recipient's fields that a hand-over needs."""
+
+    async def hand_over(
+        self, instruction: VerifiedInstruction, verdict: VerifiedVerdict, mail: Disclosed, *, deadline: float
+    ) -> Outcome:
+        """Transfer one message; never raises for what the provider does. `deadline` is monotonic seconds."""
+
+    async def close(self) -> None:
+        """End open connections in order."""

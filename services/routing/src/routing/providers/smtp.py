@@ -1,0 +1,268 @@
+"""SMTP submission over pooled, kept, pipelined connections (RFC 5321, 6409, 2920). Why an own client: ADR 0003.
+
+Every call ends in one Outcome. The point of no return is the first byte of the write that holds the final dot; content
+over 64 KiB is written and drained before its dot, smaller content goes out together with it.
+
+| what happened                                                                          | outcome   | connection |
+|----------------------------------------------------------------------------------------|-----------|------------|
+| address SMTP cannot carry; content with bare CR or LF, without CRLF at its end, or with a line over 998 octets; 8-bit content without 8BITMIME; UTF-8 address or header without SMTPUTF8; content over SIZE | refused | kept, nothing sent |
+| deadline passed before the first byte                                                  | unreached | kept       |
+| deadline passed before content or dot is written                                       | unreached | closed     |
+| name not resolved, connect error, TLS failure, STARTTLS not offered                    | unreached | closed     |
+| greeting, EHLO, STARTTLS or AUTH answered otherwise than hoped                         | unreached | closed     |
+| kept connection found dead, or answering 421 or refusing RSET, before any other answer | one retry on a fresh connection, then as here | closed |
+| 4xx at MAIL, RCPT, DATA                                                                | later     | kept       |
+| 5xx at MAIL, RCPT, DATA                                                                | refused   | kept       |
+| one of these, and yet 354 at DATA: nothing more is sent                                | as above  | closed     |
+| 421 before the final reply, or as the final reply                                      | later     | closed     |
+| 4xx / 5xx while content is being written                                               | later / refused | closed |
+| other codes, garbage, lost, timed out before the dot                                   | unreached | closed     |
+| 2xx to the final dot                                                                   | accepted  | kept       |
+| 4xx to the final dot                                                                   | later     | kept       |
+| 5xx to the final dot                                                                   | refused   | kept       |
+| 3xx or garbage to the final dot; lost or timed out after it was written                | doubt     | closed     |
+
+Where a refusal was already heard, losing the connection does not change it. `Outcome.reason` holds stage and codes
+only; `Outcome.reply.text` may hold personal data. Nothing is logged here.
+"""  # noqa: E501 - a table
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass
+from time import monotonic
+from typing import TYPE_CHECKING, TypeAlias
+
+from routing.domain import AttemptResult, Outcome
+from routing.providers.smtp_connection import ConnectionUnusableError, SmtpConnection
+from routing.providers.smtp_mail import Mail, examine, misfit
+from routing.providers.smtp_opening import open_connection
+from routing.providers.smtp_settings import Security, SmtpSettings, parse_smtp_url
+from routing.providers.smtp_transaction import DEADLINE_PASSED
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Security", "SmtpHealth", "SmtpPool", "SmtpSettings", "parse_smtp_url"]
+
+_POOL_CLOSED = Outcome(AttemptResult.UNREACHED, "pool closed")
+
+_Grant: TypeAlias = SmtpConnection | Outcome | None
+"""What a waiting sender is given: a connection, a reason to give up, or (None) the right to open its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class SmtpHealth:
+    """A moment of the pool.
+
+    `failures` counts connections that could not be opened or were lost. `last_error` holds stage and codes, never
+    addresses; `last_error_at` is in monotonic seconds.
+    """
+
+    connections_open: int
+    connections_idle: int
+    senders_waiting: int
+    failures: int
+    last_error: str | None
+    last_error_at: float | None
+
+
+class SmtpPool:
+    """Sends mail over at most `settings.connections` connections; the one used last is used first.
+
+    Raises OSError when built with a CA file that cannot be read.
+    """
+
+    def __init__(self, settings: SmtpSettings) -> None:
+        self._settings = settings
+        self._tls = settings.tls_context()
+        self._idle: list[SmtpConnection] = []
+        self._waiting: deque[asyncio.Future[_Grant]] = deque()
+        self._known: set[SmtpConnection] = set()
+        self._slots = 0
+        self._closed = False
+        self._failures = 0
+        self._last_error: str | None = None
+        self._last_error_at: float | None = None
+
+    async def send(
+        self,
+        *,
+        mail_from: str,
+        rcpt_to: str,
+        content: bytes,
+        deadline: float | None,
+        at_final_dot: Callable[[], None] | None = None,
+    ) -> Outcome:
+        """Hand over one mail, byte for byte; see the table of outcomes above. Empty `mail_from`: the null sender.
+
+        `deadline` is in `time.monotonic()` seconds. `at_final_dot` is called right before the write that holds the
+        final dot: where it was not called, nothing can have been accepted. Whoever cancels a send later must take it
+        to be in doubt.
+        """
+        mail = examine(mail_from, rcpt_to, content, self._settings)
+        if isinstance(mail, Outcome):
+            return mail
+        grant = await self._acquire(deadline)
+        if isinstance(grant, Outcome):
+            return grant
+        connection = await self._open(deadline) if grant is None else grant
+        if isinstance(connection, Outcome):
+            return connection
+        outcome = await self._carry(connection, mail, deadline, at_final_dot)
+        if connection.stale:
+            fresh = await self._open(deadline)
+            if isinstance(fresh, Outcome):
+                return fresh
+            connection, outcome = fresh, await self._carry(fresh, mail, deadline, at_final_dot)
+        self._release(connection)
+        return outcome
+
+    def health(self) -> SmtpHealth:
+        """How the pool stands now."""
+        return SmtpHealth(
+            connections_open=sum(connection.usable and connection.is_open for connection in self._known),
+            connections_idle=len(self._idle),
+            senders_waiting=sum(not waiter.done() for waiter in self._waiting),
+            failures=self._failures,
+            last_error=self._last_error,
+            last_error_at=self._last_error_at,
+        )
+
+    async def close(self, grace_seconds: float = 5.0) -> None:
+        """Turn away waiting senders, let running ones end within the grace, then cut (their outcomes say how far)."""
+        self._closed = True
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(_POOL_CLOSED)
+        for connection in self._idle:
+            self._slots -= 1
+            connection.quit()
+        self._idle.clear()
+        await self._all_closed(grace_seconds)
+        for connection in tuple(self._known):
+            connection.cut()
+        await self._all_closed(grace_seconds)
+
+    async def _all_closed(self, seconds: float) -> None:
+        if self._known:
+            await asyncio.wait([connection.closed for connection in self._known], timeout=seconds)
+
+    # -- connections ------------------------------------------------------------------------------------------------
+
+    async def _acquire(self, deadline: float | None) -> _Grant:
+        if self._closed:
+            return _POOL_CLOSED
+        if self._idle:
+            connection = self._idle.pop()
+            connection.idle = False
+            return connection
+        if self._slots < self._settings.connections:
+            self._slots += 1
+            return None
+        return await self._wait(deadline)
+
+    async def _wait(self, deadline: float | None) -> _Grant:
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[_Grant] = loop.create_future()
+        timer = None
+        if deadline is not None:
+            timer = loop.call_later(max(deadline - monotonic(), 0.0), _give_up, waiter)
+        self._waiting.append(waiter)
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled():
+                self._give_back(waiter.result())
+            raise
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    def _give_back(self, grant: _Grant) -> None:
+        if grant is None:
+            self._free_slot()
+        elif isinstance(grant, SmtpConnection):
+            self._release(grant)
+
+    async def _open(self, deadline: float | None) -> SmtpConnection | Outcome:
+        """Open a connection in the slot the caller holds; the slot is freed when that fails."""
+        patience = self._settings.connect_timeout_seconds
+        if deadline is not None:
+            patience = min(patience, deadline - monotonic())
+        if patience <= 0:
+            self._free_slot()
+            return DEADLINE_PASSED
+        connection = SmtpConnection(self._settings, self._forget_idle)
+        self._known.add(connection)
+        connection.closed.add_done_callback(lambda _: self._known.discard(connection))
+        try:
+            await open_connection(connection, self._settings, self._tls, patience)
+        except ConnectionUnusableError as error:
+            self._note_failure(str(error))
+            self._free_slot()
+            return Outcome(AttemptResult.UNREACHED, str(error))
+        except BaseException:
+            self._free_slot()
+            raise
+        return connection
+
+    async def _carry(
+        self,
+        connection: SmtpConnection,
+        mail: Mail,
+        deadline: float | None,
+        at_final_dot: Callable[[], None] | None,
+    ) -> Outcome:
+        refusal = misfit(mail, connection.extensions)
+        if refusal is not None:
+            return refusal
+        try:
+            outcome = await connection.transact(mail, deadline, at_final_dot)
+        except BaseException:
+            connection.abort()
+            self._free_slot()
+            raise
+        if not connection.usable:
+            self._note_failure(outcome.reason)
+        return outcome
+
+    def _release(self, connection: SmtpConnection) -> None:
+        if not connection.usable:
+            self._free_slot()
+        elif self._closed or connection.messages >= self._settings.messages_per_connection_max:
+            connection.quit()
+            self._free_slot()
+        elif not self._grant(connection):
+            connection.park()
+            self._idle.append(connection)
+
+    def _free_slot(self) -> None:
+        """The slot goes to who waits longest, else back to the pool."""
+        if self._closed or not self._grant(None):
+            self._slots -= 1
+
+    def _grant(self, grant: SmtpConnection | None) -> bool:
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(grant)
+                return True
+        return False
+
+    def _forget_idle(self, connection: SmtpConnection) -> None:
+        """An idle connection ended by itself or by its idle time: its slot is free (nobody waits while one is idle)."""
+        self._idle.remove(connection)
+        self._slots -= 1
+
+    def _note_failure(self, reason: str) -> None:
+        self._failures += 1
+        self._last_error = reason
+        self._last_error_at = monotonic()
+
+
+def _give_up(waiter: asyncio.Future[_Grant]) -> None:
+    if not waiter.done():
+        waiter.set_result(DEADLINE_PASSED)

@@ -1,0 +1,77 @@
+"""One mail on its way over one connection: its steps, and what replies and losses make of it."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from routing.domain import AttemptResult, Outcome
+from routing.providers.smtp_replies import RawReply, as_reply, codes
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+    from routing.providers.smtp_mail import Mail
+
+DEADLINE_PASSED = Outcome(AttemptResult.UNREACHED, "lease deadline passed")
+
+
+class Step(StrEnum):
+    """What a reply answers, as reasons name it."""
+
+    RSET = "RSET"
+    MAIL = "MAIL"
+    RCPT = "RCPT"
+    DATA = "DATA"
+    CONTENT = "content"
+    FINAL_DOT = "final dot"
+
+
+class Transaction:
+    """One mail on its way over one connection."""
+
+    __slots__ = ("at_final_dot", "deadline", "done", "failure", "mail", "stage", "steps")
+
+    def __init__(
+        self,
+        mail: Mail,
+        deadline: float | None,
+        at_final_dot: Callable[[], None] | None,
+        done: asyncio.Future[Outcome],
+    ) -> None:
+        self.mail = mail
+        self.deadline = deadline
+        self.at_final_dot = at_final_dot
+        self.done = done
+        self.steps: list[tuple[Step, bytes]] = []
+        self.stage = 0
+        self.failure: tuple[Step, RawReply] | None = None
+
+    @property
+    def step(self) -> Step:
+        """The step whose reply is due."""
+        return self.steps[self.stage][0]
+
+    def late(self) -> bool:
+        """True when nothing more may be written under this lease."""
+        return self.deadline is not None and monotonic() >= self.deadline
+
+
+def lost(transaction: Transaction, how: str) -> Outcome:
+    """What a lost connection leaves: a refusal already heard stands; behind the final dot all is in doubt."""
+    if transaction.failure is not None:
+        return negative(*transaction.failure)
+    in_doubt = transaction.step is Step.FINAL_DOT
+    return Outcome(AttemptResult.DOUBT if in_doubt else AttemptResult.UNREACHED, f"{how} at {transaction.step}")
+
+
+def negative(step: Step, raw: RawReply) -> Outcome:
+    """The outcome of a reply that ends the transaction unaccepted, by the class of its code."""
+    kind = 0 if step is Step.RSET and raw[0] != 421 else raw[0] // 100
+    if kind == 4:
+        return Outcome(AttemptResult.LATER, f"later at {step}: {codes(raw)}", as_reply(raw))
+    if kind == 5:
+        return Outcome(AttemptResult.REFUSED, f"refused at {step}: {codes(raw)}", as_reply(raw))
+    return Outcome(AttemptResult.UNREACHED, f"answer to {step} not understood: {codes(raw)}", as_reply(raw))

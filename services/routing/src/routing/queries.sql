@@ -1,0 +1,230 @@
+-- name: read_standings
+-- The standings of some accounts.
+SELECT account_id, standing FROM standings WHERE account_id = ANY($1::text[])
+
+-- name: add_accounts
+-- Give accounts a standing row, so that beginning an attempt always has one to lock.
+INSERT INTO standings (account_id) SELECT unnest($1::text[]) ON CONFLICT DO NOTHING
+
+-- name: insert_deliveries
+-- Store planned deliveries with their records; only those that were not there are returned (rule newOnly).
+WITH input AS (
+    SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
+        $9::integer[], $10::timestamptz[], $11::timestamptz[], $12::boolean[], $13::timestamptz[], $14::bytea[], $15::bytea[])
+    AS t(message_id, account_id, recipient_token, tool, instruction_digest, content_digest, state, reason,
+        sequence, due_at, not_after, duplicates_allowed, admitted_at, event, traceparent)
+), added AS (
+    INSERT INTO deliveries (message_id, account_id, recipient_token, tool, instruction_digest, content_digest, state,
+        reason, epoch, lease_until, sequence, due_at, not_after, duplicates_allowed, admitted_at)
+    SELECT message_id, account_id, recipient_token, tool, instruction_digest, content_digest, state,
+        reason, CASE state WHEN 'handing' THEN 1 ELSE 0 END,
+        CASE state WHEN 'handing' THEN now() + make_interval(secs => $16) END,
+        sequence, due_at, not_after, duplicates_allowed, admitted_at
+    FROM input ORDER BY message_id
+    ON CONFLICT DO NOTHING RETURNING message_id, state
+), stored AS (
+    INSERT INTO contents (message_id, event, traceparent)
+    SELECT message_id, event, traceparent FROM input JOIN added USING (message_id)
+)
+SELECT message_id, state FROM added
+
+-- name: insert_unauthorised
+-- Count what came without authority; the same record again is the same row.
+INSERT INTO unauthorised (topic, record_partition, record_offset, event_id, reason)
+SELECT * FROM unnest($1::text[], $2::integer[], $3::bigint[], $4::text[], $5::text[])
+ON CONFLICT DO NOTHING
+
+-- name: insert_outbox
+-- Store receipts beside the change that they tell.
+INSERT INTO outbox (topic, key, value, headers)
+SELECT t.topic, t.key, t.value, t.headers::jsonb
+FROM unnest($1::text[], $2::bytea[], $3::bytea[], $4::text[]) WITH ORDINALITY AS t(topic, key, value, headers, place)
+ORDER BY t.place RETURNING id
+
+-- name: lock_deliveries
+-- Lock deliveries, always in the same order.
+SELECT message_id, account_id, recipient_token, instruction_digest, content_digest, state, epoch, round, sequence,
+    attempts, not_after
+FROM deliveries WHERE message_id = ANY($1::uuid[]) ORDER BY message_id FOR UPDATE
+
+-- name: attempt_results
+-- The results of all attempts of locked deliveries, oldest first.
+SELECT message_id, number, result FROM attempts WHERE message_id = ANY($1::uuid[]) ORDER BY message_id, number
+
+-- name: settle_attempts
+-- Write outcomes by attempt, no lease needed (rule outcomeByAttempt); a known answer is never overwritten.
+UPDATE attempts a SET result = o.result, reason = o.reason, reply_code = o.reply_code, reply_sealed = o.reply_sealed,
+    settled_at = now()
+FROM unnest($1::uuid[], $2::integer[], $3::text[], $4::text[], $5::integer[], $6::bytea[])
+    AS o(message_id, number, result, reason, reply_code, reply_sealed)
+WHERE a.message_id = o.message_id AND a.number = o.number AND a.result IN ('open', 'doubt')
+RETURNING a.message_id, a.number
+
+-- name: change_deliveries
+-- Move locked deliveries to their next states.
+UPDATE deliveries d SET state = c.state, reason = c.reason, sequence = c.sequence, round = c.round, due_at = c.due_at,
+    lease_until = NULL, changed_at = now()
+FROM unnest($1::uuid[], $2::text[], $3::text[], $4::integer[], $5::integer[], $6::timestamptz[])
+    AS c(message_id, state, reason, sequence, round, due_at)
+WHERE d.message_id = c.message_id
+
+-- name: begin_attempts
+-- Begin attempts in one statement: lease epoch and standing are checked and the attempt opened together
+-- (rules epoch, standingInBegin). Who is not returned lost the lease, the standing or the window.
+WITH wanted AS (
+    SELECT * FROM unnest($1::uuid[], $2::integer[], $3::text[]) AS w(message_id, epoch, account_id)
+), allowed AS (
+    SELECT account_id FROM standings
+    WHERE account_id IN (SELECT account_id FROM wanted) AND standing NOT IN ('suspended', 'blocked')
+    ORDER BY account_id FOR SHARE
+), begun AS (
+    UPDATE deliveries d SET attempts = d.attempts + 1
+    FROM wanted w JOIN allowed USING (account_id)
+    WHERE d.message_id = w.message_id AND d.state = 'handing' AND d.epoch = w.epoch AND d.not_after > now()
+    RETURNING d.message_id, d.attempts AS number, d.epoch, d.round
+), opened AS (
+    INSERT INTO attempts (message_id, number, epoch, round, provider, result)
+    SELECT message_id, number, epoch, round, $4, 'open' FROM begun
+)
+SELECT message_id, number FROM begun
+
+-- name: attempts_of_epochs
+-- Attempts that are open under leases of this worker, after the answer to a begin was lost. The rows are locked
+-- first, so that a statement which is still running has ended.
+SELECT a.message_id, a.number
+FROM attempts a JOIN unnest($1::uuid[], $2::integer[]) AS w(message_id, epoch)
+    ON a.message_id = w.message_id AND a.epoch = w.epoch
+WHERE a.result = 'open'
+
+-- name: standings_of
+-- The standings of some accounts, locked against change.
+SELECT account_id, standing FROM standings WHERE account_id = ANY($1::text[]) ORDER BY account_id FOR SHARE
+
+-- name: renew_leases
+-- Renew the leases that are held in memory, by id and epoch (rule renewIds).
+UPDATE deliveries d SET lease_until = now() + make_interval(secs => $3)
+FROM unnest($1::uuid[], $2::integer[]) AS h(message_id, epoch)
+WHERE d.message_id = h.message_id AND d.epoch = h.epoch AND d.state = 'handing'
+RETURNING d.message_id
+
+-- name: release_leases
+-- Give leases back that have no open attempt, when this worker stops.
+UPDATE deliveries d SET state = 'planned', lease_until = NULL, due_at = now(), reason = 'released by a worker that stopped',
+    changed_at = now()
+FROM unnest($1::uuid[], $2::integer[]) AS h(message_id, epoch)
+WHERE d.message_id = h.message_id AND d.epoch = h.epoch AND d.state = 'handing'
+    AND NOT EXISTS (SELECT FROM attempts a WHERE a.message_id = d.message_id AND a.result = 'open')
+
+-- name: claimable
+-- Lock deliveries that are due or whose lease has ended; other workers skip them.
+WITH due AS (
+    SELECT message_id FROM deliveries WHERE state = 'planned' AND due_at <= now()
+    ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED
+), ended AS (
+    SELECT message_id FROM deliveries WHERE state = 'handing' AND lease_until < now()
+    ORDER BY lease_until LIMIT $1 FOR UPDATE SKIP LOCKED
+), candidates AS (
+    SELECT message_id FROM due UNION ALL SELECT message_id FROM ended LIMIT $1
+)
+SELECT message_id, EXISTS (
+    SELECT FROM attempts a WHERE a.message_id = c.message_id AND a.result = 'open'
+) AS has_open FROM candidates c
+
+-- name: doubt_open_attempts
+-- Attempts that nobody can tell the outcome of any more (rule openIsDoubt).
+UPDATE attempts SET result = 'doubt', reason = 'the worker was lost during the call', settled_at = now()
+WHERE message_id = ANY($1::uuid[]) AND result = 'open'
+
+-- name: lease
+-- Lease locked deliveries without open attempt under a new epoch (rule onlyOpenIsDoubt), with their records.
+WITH leased AS (
+    UPDATE deliveries SET state = 'handing', epoch = epoch + 1, lease_until = now() + make_interval(secs => $2),
+        reason = 'leased', changed_at = now()
+    WHERE message_id = ANY($1::uuid[]) RETURNING message_id, epoch, attempts, due_at
+)
+SELECT message_id, epoch, attempts, event, traceparent FROM leased JOIN contents USING (message_id) ORDER BY due_at
+
+-- name: ending
+-- Lock deliveries whose validity window has ended while they waited.
+SELECT message_id, account_id, recipient_token, instruction_digest, content_digest, state, epoch, round, sequence,
+    attempts, not_after
+FROM deliveries WHERE state IN ('planned', 'held') AND not_after <= now()
+ORDER BY not_after LIMIT $1 FOR UPDATE SKIP LOCKED
+
+-- name: waiting_against_standing
+-- Lock waiting deliveries that their account's standing no longer lets be as they are.
+SELECT d.message_id, d.account_id, d.recipient_token, d.instruction_digest, d.content_digest, d.state, d.epoch, d.round,
+    d.sequence, d.attempts, d.not_after, s.standing
+FROM standings s JOIN deliveries d USING (account_id)
+WHERE (s.standing = 'blocked' AND d.state IN ('planned', 'held'))
+    OR (s.standing = 'suspended' AND d.state = 'planned')
+    OR (s.standing NOT IN ('suspended', 'blocked') AND d.state = 'held' AND d.reason LIKE 'standing%')
+LIMIT $1 FOR UPDATE OF d SKIP LOCKED
+
+-- name: record_standings
+-- Record standings of a higher revision; an older one changes nothing.
+INSERT INTO standings AS s (account_id, standing, revision)
+SELECT account_id, standing, revision FROM unnest($1::text[], $2::text[], $3::bigint[]) AS t(account_id, standing, revision)
+ORDER BY account_id
+ON CONFLICT (account_id) DO UPDATE
+    SET standing = excluded.standing, revision = excluded.revision, recorded_at = now(), in_force_at = NULL
+    WHERE s.revision < excluded.revision
+RETURNING account_id
+
+-- name: put_standings_in_force
+-- Rule barrier: a standing is in force once no attempt of the account is open any more.
+UPDATE standings s SET in_force_at = now()
+WHERE in_force_at IS NULL AND standing IN ('suspended', 'blocked') AND NOT EXISTS (
+    SELECT FROM attempts a JOIN deliveries d USING (message_id) WHERE a.result = 'open' AND d.account_id = s.account_id
+)
+RETURNING account_id
+
+-- name: resendable_doubts
+-- Lock deliveries in doubt whose instruction allows duplicates and which were sent less often than allowed.
+SELECT message_id, account_id, recipient_token, instruction_digest, content_digest, state, epoch, round, sequence,
+    attempts, not_after
+FROM deliveries
+WHERE state = 'in_doubt' AND duplicates_allowed AND round < $1 AND not_after > now()
+ORDER BY changed_at LIMIT $2 FOR UPDATE SKIP LOCKED
+
+-- name: doubts
+-- Deliveries in doubt with their doubtful attempts, oldest first.
+SELECT d.message_id, d.account_id, d.round, d.changed_at, a.number, a.provider, a.reason, a.begun_at, d.duplicates_allowed
+FROM deliveries d JOIN attempts a ON a.message_id = d.message_id AND a.result = 'doubt'
+WHERE d.state = 'in_doubt' ORDER BY d.changed_at, a.number LIMIT $1
+
+-- name: doubtful_attempt
+-- The newest doubtful attempt of a delivery in doubt.
+SELECT a.number FROM attempts a JOIN deliveries d USING (message_id)
+WHERE a.message_id = $1 AND a.result = 'doubt' AND d.state = 'in_doubt' ORDER BY a.number DESC LIMIT 1
+
+-- name: ledger
+-- Deliveries by account and state, and how many of the asked ids have one: the terms of the conservation equation.
+SELECT account_id, state, count(*) AS deliveries FROM deliveries
+WHERE $1::text IS NULL OR account_id = $1 GROUP BY account_id, state
+
+-- name: present_of
+-- Which of these messages have a delivery.
+SELECT message_id FROM deliveries WHERE message_id = ANY($1::uuid[])
+
+-- name: delivery
+-- One delivery.
+SELECT message_id, account_id, tool, state, reason, epoch, round, sequence, attempts, due_at, not_after, admitted_at,
+    planned_at, changed_at FROM deliveries WHERE message_id = $1
+
+-- name: attempts_of
+-- The attempts of one delivery; the provider's reply stays sealed.
+SELECT number, epoch, round, provider, result, reason, reply_code, begun_at, settled_at FROM attempts
+WHERE message_id = $1 ORDER BY number
+
+-- name: standing
+-- One account's standing as this service has recorded it.
+SELECT account_id, standing, revision, recorded_at, in_force_at FROM standings WHERE account_id = $1
+
+-- name: unauthorised
+-- What came without authority, newest first.
+SELECT topic, record_partition, record_offset, event_id, reason, seen_at FROM unauthorised ORDER BY seen_at DESC LIMIT $1
+
+-- name: count_unauthorised
+-- How much came without authority.
+SELECT count(*) FROM unauthorised

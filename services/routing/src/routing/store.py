@@ -1,0 +1,255 @@
+"""The database of routing: functions over a connection, each running one named query."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from common.outbox import StoredRecord, outbox_columns
+from common.postgres.queries import load_queries
+from routing.domain import AttemptResult, Delivery, DeliveryState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from datetime import datetime
+
+    from common.events.enforcement import StandingChanged
+    from common.kafka.records import Record
+    from common.postgres.pool import Connection
+    from routing.domain import Change
+
+QUERIES = load_queries("routing")
+
+
+class PlannedDelivery(NamedTuple):
+    """A row of `deliveries` with its record, as the planner inserts it."""
+
+    message_id: str
+    account_id: str
+    recipient_token: str
+    tool: str
+    instruction_digest: str
+    content_digest: str
+    state: str
+    reason: str
+    sequence: int
+    due_at: datetime
+    not_after: datetime
+    duplicates_allowed: bool
+    admitted_at: datetime
+    event: bytes
+    traceparent: bytes | None
+
+
+class Unauthorised(NamedTuple):
+    """A record without a valid instruction and verdict: where it stands and why it is refused."""
+
+    topic: str
+    partition: int
+    offset: int
+    event_id: str | None
+    reason: str
+
+
+class SettledAttempt(NamedTuple):
+    """An attempt's outcome as it is stored; the reply is sealed under the message key."""
+
+    message_id: str
+    number: int
+    result: str
+    reason: str
+    reply_code: int | None
+    reply_sealed: bytes | None
+
+
+class LeasedRow(NamedTuple):
+    """A delivery leased to this worker, with its record as it came over Kafka."""
+
+    message_id: str
+    epoch: int
+    attempts: int
+    event: bytes
+    traceparent: bytes | None
+
+
+async def know_accounts(connection: Connection, account_ids: Iterable[str]) -> dict[str, str]:
+    """Return the standing of each account, `good` for those never heard of, who get a row."""
+    asked = sorted(account_ids)
+    standings = {row["account_id"]: row["standing"] for row in await connection.fetch(QUERIES["read_standings"], asked)}
+    if unknown := [account_id for account_id in asked if account_id not in standings]:
+        await connection.execute(QUERIES["add_accounts"], unknown)
+        rows = await connection.fetch(QUERIES["read_standings"], unknown)
+        standings |= {row["account_id"]: row["standing"] for row in rows}
+    return standings
+
+
+async def insert_deliveries(
+    connection: Connection, planned: Sequence[PlannedDelivery], lease_seconds: float
+) -> dict[str, str]:
+    """Insert deliveries; return the states of those that are new, by message id."""
+    columns = _columns(planned, len(PlannedDelivery._fields))
+    rows = await connection.fetch(QUERIES["insert_deliveries"], *columns, lease_seconds)
+    return {str(row["message_id"]): row["state"] for row in rows}
+
+
+async def insert_unauthorised(connection: Connection, found: Sequence[Unauthorised]) -> None:
+    """Count records without authority."""
+    if found:
+        await connection.execute(QUERIES["insert_unauthorised"], *_columns(found, len(Unauthorised._fields)))
+
+
+async def insert_outbox(connection: Connection, records: Sequence[Record]) -> list[StoredRecord]:
+    """Store records in the outbox; return them with their ids."""
+    if not records:
+        return []
+    rows = await connection.fetch(QUERIES["insert_outbox"], *outbox_columns(records))
+    return [StoredRecord(row["id"], record) for row, record in zip(rows, records, strict=True)]
+
+
+async def lock_deliveries(connection: Connection, message_ids: Iterable[str]) -> dict[str, Delivery]:
+    """Lock deliveries and return them by message id."""
+    rows = await connection.fetch(QUERIES["lock_deliveries"], list(message_ids))
+    return {delivery.message_id: delivery for delivery in map(_delivery, rows)}
+
+
+async def attempt_results(connection: Connection, message_ids: Iterable[str]) -> dict[str, dict[int, AttemptResult]]:
+    """Return the results of all attempts by message id and number, oldest first."""
+    results: dict[str, dict[int, AttemptResult]] = {}
+    for row in await connection.fetch(QUERIES["attempt_results"], list(message_ids)):
+        results.setdefault(str(row["message_id"]), {})[row["number"]] = AttemptResult(row["result"])
+    return results
+
+
+async def settle_attempts(connection: Connection, settled: Sequence[SettledAttempt]) -> set[tuple[str, int]]:
+    """Write outcomes; return those that were still open or in doubt."""
+    rows = await connection.fetch(QUERIES["settle_attempts"], *_columns(settled, len(SettledAttempt._fields)))
+    return {(str(row["message_id"]), row["number"]) for row in rows}
+
+
+async def change_deliveries(connection: Connection, changes: Sequence[Change]) -> None:
+    """Write the next states of locked deliveries."""
+    rows = [
+        (change.delivery.message_id, change.state, change.reason, change.sequence, change.round, change.due_at)
+        for change in changes
+    ]
+    if rows:
+        await connection.execute(QUERIES["change_deliveries"], *_columns(rows, 6))
+
+
+async def begin_attempts(
+    connection: Connection, wanted: Sequence[tuple[str, int, str]], provider: str
+) -> dict[str, int]:
+    """Open attempts for (message id, epoch, account id); return the attempt numbers of those that may be called."""
+    rows = await connection.fetch(QUERIES["begin_attempts"], *_columns(wanted, 3), provider)
+    return {str(row["message_id"]): row["number"] for row in rows}
+
+
+async def open_attempts_of(connection: Connection, held: Sequence[tuple[str, int]]) -> dict[str, int]:
+    """Return open attempts under these (message id, epoch) leases; the deliveries must be locked."""
+    rows = await connection.fetch(QUERIES["attempts_of_epochs"], *_columns(held, 2))
+    return {str(row["message_id"]): row["number"] for row in rows}
+
+
+async def standings_of(connection: Connection, account_ids: Iterable[str]) -> dict[str, str]:
+    """Return standings, locked against change until the transaction ends."""
+    rows = await connection.fetch(QUERIES["standings_of"], list(account_ids))
+    return {row["account_id"]: row["standing"] for row in rows}
+
+
+async def renew_leases(connection: Connection, held: Sequence[tuple[str, int]], lease_seconds: float) -> set[str]:
+    """Renew leases by (message id, epoch); return the ids that are still held."""
+    rows = await connection.fetch(QUERIES["renew_leases"], *_columns(held, 2), lease_seconds)
+    return {str(row["message_id"]) for row in rows}
+
+
+async def release_leases(connection: Connection, held: Sequence[tuple[str, int]]) -> None:
+    """Give leases back for other workers to claim at once."""
+    await connection.execute(QUERIES["release_leases"], *_columns(held, 2))
+
+
+async def claimable(connection: Connection, limit: int) -> tuple[list[str], list[str]]:
+    """Lock what may be claimed; return the ids without and with an open attempt."""
+    rows = await connection.fetch(QUERIES["claimable"], limit)
+    free = [str(row["message_id"]) for row in rows if not row["has_open"]]
+    return free, [str(row["message_id"]) for row in rows if row["has_open"]]
+
+
+async def doubt_open_attempts(connection: Connection, message_ids: Sequence[str]) -> None:
+    """Put open attempts in doubt."""
+    await connection.execute(QUERIES["doubt_open_attempts"], message_ids)
+
+
+async def lease(connection: Connection, message_ids: Sequence[str], lease_seconds: float) -> list[LeasedRow]:
+    """Lease locked deliveries under their next epochs."""
+    rows = await connection.fetch(QUERIES["lease"], message_ids, lease_seconds)
+    return [
+        LeasedRow(str(row["message_id"]), row["epoch"], row["attempts"], row["event"], row["traceparent"])
+        for row in rows
+    ]
+
+
+async def ending(connection: Connection, limit: int) -> list[Delivery]:
+    """Lock waiting deliveries whose window has ended."""
+    return [_delivery(row) for row in await connection.fetch(QUERIES["ending"], limit)]
+
+
+async def waiting_against_standing(connection: Connection, limit: int) -> list[tuple[Delivery, str]]:
+    """Lock waiting deliveries with the standing that moves them."""
+    rows = await connection.fetch(QUERIES["waiting_against_standing"], limit)
+    return [(_delivery(row), row["standing"]) for row in rows]
+
+
+async def record_standings(connection: Connection, events: Sequence[StandingChanged]) -> set[str]:
+    """Record standings by revision; return the accounts whose standing is new."""
+    newest = {event.account_id: event for event in sorted(events, key=lambda event: event.revision)}
+    rows = [(event.account_id, event.standing, event.revision) for event in newest.values()]
+    found = await connection.fetch(QUERIES["record_standings"], *_columns(rows, 3))
+    return {row["account_id"] for row in found}
+
+
+async def put_standings_in_force(connection: Connection) -> list[str]:
+    """Mark suspensions and blocks under which no call is open any more; return their accounts."""
+    return [row["account_id"] for row in await connection.fetch(QUERIES["put_standings_in_force"])]
+
+
+async def resendable_doubts(connection: Connection, rounds_max: int, limit: int) -> list[Delivery]:
+    """Lock deliveries in doubt that their instruction allows to be sent once more."""
+    return [_delivery(row) for row in await connection.fetch(QUERIES["resendable_doubts"], rounds_max, limit)]
+
+
+async def doubtful_attempt(connection: Connection, message_id: str) -> int | None:
+    """Return the number of the newest doubtful attempt of a delivery in doubt."""
+    number = await connection.fetchval(QUERIES["doubtful_attempt"], message_id)
+    return None if number is None else int(number)
+
+
+async def ledger(connection: Connection, account_id: str | None) -> dict[str, dict[str, int]]:
+    """Return how many deliveries each account has in each state."""
+    counts: dict[str, dict[str, int]] = {}
+    for row in await connection.fetch(QUERIES["ledger"], account_id):
+        counts.setdefault(row["account_id"], {})[row["state"]] = row["deliveries"]
+    return counts
+
+
+async def present_of(connection: Connection, message_ids: Sequence[str]) -> set[str]:
+    """Return which of these messages have a delivery."""
+    return {str(row["message_id"]) for row in await connection.fetch(QUERIES["present_of"], message_ids)}
+
+
+def _columns(rows: Sequence[tuple[Any, ...]], count: int) -> list[list[Any]]:
+    return [[row[place] for row in rows] for place in range(count)]
+
+
+def _delivery(row: Any) -> Delivery:
+    return Delivery(
+        message_id=str(row["message_id"]),
+        account_id=row["account_id"],
+        recipient_token=row["recipient_token"],
+        instruction_digest=row["instruction_digest"],
+        content_digest=row["content_digest"],
+        state=DeliveryState(row["state"]),
+        epoch=row["epoch"],
+        round=row["round"],
+        sequence=row["sequence"],
+        attempts=row["attempts"],
+        not_after=row["not_after"],
+    )

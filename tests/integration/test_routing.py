@@ -1,0 +1,601 @@
+"""The hand-over protocol on a real database: each test names the rule of docs/architecture.md that it guards."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from types import SimpleNamespace
+from uuid import uuid4
+
+import asyncpg
+import orjson
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from common.contracts.vault import DiscloseAnswer
+from common.events.enforcement import StandingChanged
+from common.events.intake import Instruction, MessageAdmitted, SealedContent
+from common.events.screening import Verdict, VerdictReached
+from common.http.problems import TYPE_PREFIX
+from common.ids import new_id, new_recipient_token
+from common.kafka.consumer import Received
+from common.security.sealing import new_message_key, seal
+from common.security.signing import Signer, TrustedKeys
+from routing import store
+from routing.claims import Claims
+from routing.dispatcher import Dispatcher
+from routing.domain import AttemptResult, Outcome, Reply
+from routing.handlers import Authority, Planner
+from routing.leases import Leases
+from routing.settlement import Settlement
+from routing.sweeps import Sweeps
+
+pytestmark = pytest.mark.integration
+
+INSTRUCTION_KEY, VERDICT_KEY, RECEIPT_KEY = (Ed25519PrivateKey.generate() for _ in range(3))
+ACCEPTED = Outcome(AttemptResult.ACCEPTED, "final reply 250", Reply(250, "2.0.0", "queued for anna@example.org"))
+offsets = itertools.count()
+
+
+@dataclass
+class FakeVault:
+    """Discloses what it was told to know; refuses by message id; keeps what was asked."""
+
+    keys: dict[str, bytes] = field(default_factory=dict)
+    refusals: dict[str, str] = field(default_factory=dict)
+    asked: list = field(default_factory=list)
+    gate: asyncio.Event | None = None
+
+    async def disclose(self, call):
+        self.asked += call.items
+        if self.gate is not None:
+            await self.gate.wait()
+        return [self.answer(item) for item in call.items]
+
+    def answer(self, item):
+        if kind := self.refusals.get(item.message_id):
+            return DiscloseAnswer(problem={"type": TYPE_PREFIX + kind})
+        return DiscloseAnswer(fields={"address": "anna@example.org"}, message_key=self.keys[item.message_id])
+
+
+@dataclass
+class FakeProvider:
+    """Answers from a script by message id, else accepts; keeps every call."""
+
+    script: dict[str, list] = field(default_factory=dict)
+    calls: list = field(default_factory=list)
+    name: str = "smtp.default"
+    fields: tuple = ("address",)
+
+    async def hand_over(self, instruction, verdict, mail, *, deadline):
+        message_id = instruction.instruction.message_id
+        self.calls.append((message_id, mail.content))
+        answer = self.script.get(message_id, [ACCEPTED])
+        step = answer.pop(0) if len(answer) > 1 else answer[0]
+        if isinstance(step, asyncio.Event):
+            await step.wait()
+            return ACCEPTED
+        if isinstance(step, Exception):
+            raise step
+        return step
+
+    async def close(self):
+        pass
+
+
+class FakeRelay:
+    def __init__(self):
+        self.records = []
+
+    def committed(self, stored):
+        self.records += [one.record for one in stored]
+
+    def receipts(self, message_id):
+        found = [orjson.loads(record.value)["receipt"] for record in self.records]
+        return [one["statement"] for one in found if one["statement"]["message_id"] == message_id]
+
+
+@dataclass
+class World:
+    """One worker of routing over a database that others may share."""
+
+    pool: object
+    vault: FakeVault = field(default_factory=FakeVault)
+    provider: FakeProvider = field(default_factory=FakeProvider)
+    relay: FakeRelay = field(default_factory=FakeRelay)
+    fresh: bool = True
+    lease_seconds: float = 12.0
+    attempts_open_max: int = 64
+
+    def __post_init__(self):
+        now = lambda: datetime.now(UTC)  # noqa: E731
+        signer = Signer("receipt", RECEIPT_KEY)
+        authority = Authority(
+            TrustedKeys("instruction", [INSTRUCTION_KEY.public_key()]), TrustedKeys("verdict", [VERDICT_KEY.public_key()])
+        )
+        self.settlement = Settlement(self.pool, signer, self.relay, self.provider.name, 0.05, 0.0, now)
+        self.dispatcher = Dispatcher(
+            pool=self.pool,
+            vault=self.vault,
+            provider=self.provider,
+            signer=signer,
+            relay=self.relay,
+            settlement=self.settlement,
+            leases=Leases(self.lease_seconds, 0.2),
+            standings_are_fresh=lambda: self.fresh,
+            in_memory_max=500,
+            attempts_open_max=self.attempts_open_max,
+            cycle_seconds=0.0,
+            now=now,
+        )
+        self.claims = Claims(self.pool, authority, signer, self.relay, self.dispatcher, self.lease_seconds, now)
+        self.sweeps = Sweeps(self.pool, signer, self.relay, now)
+        self.planner = Planner(self.pool, authority, signer, self.relay, self.dispatcher, self.lease_seconds, now)
+
+    async def plan(self, *events):
+        await self.planner.on_verdict_reached([received(event) for event in events])
+
+    def message(self, **fields):
+        event, key = verdict_event(**fields)
+        self.vault.keys[event.message.event_id] = key
+        return event
+
+    async def row(self, event):
+        return await self.pool.fetchrow("SELECT * FROM deliveries WHERE message_id = $1", event.message.event_id)
+
+    async def attempts(self, event):
+        return await self.pool.fetch(
+            "SELECT * FROM attempts WHERE message_id = $1 ORDER BY number", event.message.event_id
+        )
+
+    async def until(self, event, state, seconds=5.0):
+        async with asyncio.timeout(seconds):
+            while (row := await self.row(event)) is None or row["state"] != state:
+                await asyncio.sleep(0.01)
+        return row
+
+
+def received(event):
+    value = VerdictReached.body(event.verdict, event.message.__pydantic_serializer__.to_json(event.message))
+    record = SimpleNamespace(
+        topic="screening.verdicts", partition=0, offset=next(offsets), value=value, headers=(), key=event.key.encode()
+    )
+    return Received(event, record)
+
+
+def verdict_event(action="allow", account="acme", key=None, content=b"Subject: hi\r\n\r\nhello\r\n", **fields):
+    key, message_id, moment = new_message_key(), new_id(), datetime.now(UTC)
+    sealed = SealedContent(
+        capsule=b"capsule",
+        envelope=seal(key, message_id, "envelope", b'{"mail_from": "shop@example.com", "smtputf8": false}'),
+        content=seal(key, message_id, "content", content),
+    )
+    instruction = Instruction(
+        **{
+            "message_id": message_id,
+            "account_id": account,
+            "user_id": "u",
+            "grants": ("g",),
+            "rules_version": "1",
+            "tool": "email",
+            "direction": "outbound",
+            "inbox_id": "i",
+            "recipient_token": new_recipient_token(),
+            "purpose": "invoice",
+            "legal_basis": "contract",
+            "content_digest": sha256(content).hexdigest(),
+            "content_bytes": len(content),
+            "sealed_digest": sealed.digest(),
+            "not_before": moment,
+            "not_after": moment + timedelta(hours=1),
+            "duplicates_allowed": False,
+            "admitted_at": moment,
+            **fields,
+        }
+    )
+    signed = Signer("instruction", INSTRUCTION_KEY).sign([instruction.statement()])[0]
+    message = MessageAdmitted(instruction=signed, sealed=sealed)
+    return VerdictReached(verdict=verdict_on(message, action), message=message), key
+
+
+def verdict_on(message, action, key=VERDICT_KEY):
+    statement = message.instruction.statement
+    verdict = Verdict(
+        message_id=statement["message_id"],
+        instruction_digest=TrustedKeys("instruction", [INSTRUCTION_KEY.public_key()]).verify(message.instruction),
+        content_digest=statement["content_digest"],
+        action=action,
+        clauses=(),
+        rules=() if action == "allow" else ("gambling.ads",),
+        evidence=(),
+        degraded=(),
+        policy="road@sha256:0",
+        engine="1",
+        screened_at="2026-01-01T00:00:00.000Z",
+    )
+    return Signer("verdict", key).sign([verdict.statement()])[0]
+
+
+def standing(account, value, revision):
+    return StandingChanged(
+        account_id=account,
+        standing=value,
+        revision=revision,
+        clause="R3.e",
+        reason="test",
+        complaint_id=None,
+        decided_by="person",
+        since="2026-01-01T00:00:00.000Z",
+    )
+
+
+@pytest.fixture
+async def pool(database):
+    """A database of routing's own for one test."""
+    async with database("routing") as dsn, asyncpg.create_pool(dsn, min_size=1, max_size=6) as opened:
+        yield opened
+
+
+@asynccontextmanager
+async def running(world):
+    world.dispatcher.start()
+    try:
+        yield world
+    finally:
+        await world.dispatcher.stop()
+
+
+async def test_a_message_is_handed_over_byte_for_byte_and_its_receipt_holds_no_reply_text(pool):
+    async with running(World(pool)) as world:
+        event = world.message(content=b"Subject: x\r\n\r\n.dot\r\n")
+        await world.plan(event)
+        row = await world.until(event, "handed_over")
+        assert world.provider.calls == [(event.message.event_id, b"Subject: x\r\n\r\n.dot\r\n")]
+        (receipt,) = world.relay.receipts(event.message.event_id)
+        assert (receipt["state"], receipt["sequence"], receipt["reply_code"]) == ("handed_over", 1, 250)
+        assert b"anna" not in b"".join(record.value for record in world.relay.records)
+        (attempt,) = await world.attempts(event)
+        assert attempt["result"] == "accepted"
+        assert b"anna" not in attempt["reply_sealed"]
+        assert row["lease_until"] is None
+
+
+async def test_rule_new_only_a_verdict_that_comes_again_is_not_handed_over_again(pool):
+    async with running(World(pool)) as world:
+        event = world.message()
+        await asyncio.gather(world.plan(event, event), world.plan(event))
+        await world.until(event, "handed_over")
+        await world.plan(event)
+        await asyncio.sleep(0.1)
+        assert len(world.provider.calls) == 1
+
+
+async def test_holds_and_blocks_are_deliveries_too(pool):
+    world = World(pool)
+    held, blocked = world.message(action="hold"), world.message(action="block")
+    await world.plan(held, blocked)
+    assert (await world.row(held))["state"] == "held"
+    assert (await world.row(blocked))["state"] == "refused"
+    assert [one["state"] for one in world.relay.receipts(blocked.message.event_id)] == ["refused"]
+
+
+async def test_rule_epoch_a_worker_that_lost_its_lease_begins_nothing(pool):
+    slow, other = World(pool, lease_seconds=0.5), World(pool)
+    slow.vault.gate = asyncio.Event()
+    slow.dispatcher.leases.margin_seconds = -60  # its clock never stops it: only the epoch can
+    event = slow.message()
+    other.vault.keys.update(slow.vault.keys)
+    slow.dispatcher.start(renew=False)
+    await slow.plan(event)
+    await asyncio.sleep(0.7)
+    async with running(other):
+        await other.claims.step()
+        await other.until(event, "handed_over")
+    slow.vault.gate.set()
+    await asyncio.sleep(0.2)
+    assert slow.provider.calls == []
+    assert len(other.provider.calls) == 1
+    assert len(await other.attempts(event)) == 1
+    await slow.dispatcher.stop()
+
+
+async def test_rule_deadline_nothing_is_begun_after_the_lease_by_the_own_clock(pool):
+    world = World(pool, lease_seconds=0.3)
+    world.vault.gate = asyncio.Event()
+    event = world.message()
+    world.dispatcher.start(renew=False)
+    await world.plan(event)
+    await asyncio.sleep(0.2)
+    world.vault.gate.set()
+    await asyncio.sleep(0.2)
+    assert world.provider.calls == []
+    assert await world.attempts(event) == []
+    await world.dispatcher.stop()
+
+
+async def test_rule_open_is_doubt_a_lost_workers_open_attempt_is_in_doubt_and_never_repeated(pool):
+    lost, other = World(pool, lease_seconds=0.3), World(pool)
+    event = lost.message()
+    lost.provider.script[event.message.event_id] = [asyncio.Event()]
+    lost.dispatcher.start(renew=False)
+    await lost.plan(event)
+    await asyncio.sleep(0.5)
+    assert len(lost.provider.calls) == 1
+    async with running(other):
+        await other.claims.step()
+        row = await other.until(event, "in_doubt")
+        await other.claims.step()
+        await other.sweeps.step()
+        await asyncio.sleep(0.1)
+        assert other.provider.calls == []
+        assert row["reason"] == "the worker was lost during the call"
+        assert [one["state"] for one in other.relay.receipts(event.message.event_id)] == ["in_doubt"]
+    lost.provider.script[event.message.event_id][0].set()
+    await lost.dispatcher.stop()
+
+
+async def test_rule_only_open_is_doubt_a_lease_that_ended_before_the_attempt_is_claimed_again(pool):
+    lost, other = World(pool, lease_seconds=0.2), World(pool)
+    event = lost.message()
+    other.vault.keys.update(lost.vault.keys)
+    await lost.plan(event)
+    await asyncio.sleep(0.3)
+    async with running(other):
+        await other.claims.step()
+        row = await other.until(event, "handed_over")
+    assert row["epoch"] == 2
+    assert [item.epoch for item in other.vault.asked] == [2]
+
+
+async def test_rule_outcome_by_attempt_an_answer_after_the_lease_ended_is_kept(pool):
+    slow, other = World(pool, lease_seconds=0.3), World(pool)
+    event, answered = slow.message(), asyncio.Event()
+    slow.provider.script[event.message.event_id] = [answered]
+    slow.dispatcher.start(renew=False)
+    await slow.plan(event)
+    await asyncio.sleep(0.5)
+    await other.claims.step()
+    await other.until(event, "in_doubt")
+    answered.set()
+    await slow.until(event, "handed_over")
+    states = [one["state"] for one in other.relay.receipts(event.message.event_id)]
+    states += [one["state"] for one in slow.relay.receipts(event.message.event_id)]
+    assert states == ["in_doubt", "handed_over"]
+    await slow.dispatcher.stop()
+
+
+@pytest.mark.parametrize(
+    ("outcome", "state"),
+    [
+        (Outcome(AttemptResult.REFUSED, "RCPT 550", Reply(550, "5.1.1", "no")), "refused"),
+        (Outcome(AttemptResult.DOUBT, "lost after the final dot"), "in_doubt"),
+        (ValueError("a bug in the adapter"), "in_doubt"),
+    ],
+)
+async def test_each_outcome_has_its_state(pool, outcome, state):
+    async with running(World(pool)) as world:
+        event = world.message()
+        world.provider.script[event.message.event_id] = [outcome]
+        await world.plan(event)
+        await world.until(event, state)
+        await asyncio.sleep(0.05)
+        await world.claims.step()
+        assert len(world.provider.calls) == 1
+
+
+@pytest.mark.parametrize("result", [AttemptResult.LATER, AttemptResult.UNREACHED])
+async def test_what_was_surely_not_accepted_is_tried_again_under_a_new_epoch(pool, result):
+    async with running(World(pool)) as world:
+        event = world.message()
+        world.provider.script[event.message.event_id] = [Outcome(result, "not now"), ACCEPTED]
+        await world.plan(event)
+        await world.until(event, "planned")
+        await asyncio.sleep(0.1)
+        await world.claims.step()
+        row = await world.until(event, "handed_over")
+        assert (row["epoch"], row["attempts"]) == (2, 2)
+        states = [one["state"] for one in world.relay.receipts(event.message.event_id)]
+        assert states == ["planned", "handed_over"]
+        assert [one["sequence"] for one in world.relay.receipts(event.message.event_id)] == [1, 2]
+
+
+@pytest.mark.parametrize(("value", "state"), [("suspended", "held"), ("blocked", "withheld")])
+async def test_rule_standing_in_begin_no_attempt_begins_after_the_standing_is_recorded(pool, value, state):
+    world = World(pool)
+    world.vault.gate = asyncio.Event()
+    async with running(world):
+        event = world.message()
+        await world.plan(event)
+        await asyncio.sleep(0.1)  # leased and being disclosed: past the planner's look at the standing
+        await store.record_standings(pool, [standing("acme", value, 1)])
+        world.vault.gate.set()
+        await world.until(event, state)
+        assert world.provider.calls == []
+        assert await world.attempts(event) == []
+
+
+async def test_a_suspension_holds_what_waits_and_good_standing_releases_it(pool):
+    async with running(World(pool)) as world:
+        await world.sweeps.on_standing_changed([standing("acme", "suspended", 1)])
+        event = world.message()
+        await world.plan(event)
+        await world.until(event, "held")
+        await world.sweeps.on_standing_changed([standing("acme", "good", 2), standing("acme", "suspended", 1)])
+        await world.until(event, "planned")
+        await world.claims.step()
+        await world.until(event, "handed_over")
+
+
+async def test_a_block_withholds_what_a_suspension_held(pool):
+    world = World(pool)
+    await world.sweeps.on_standing_changed([standing("acme", "suspended", 1)])
+    event, other = world.message(), world.message(account="other")
+    await world.plan(event, other)
+    await world.sweeps.on_standing_changed([standing("acme", "blocked", 2)])
+    assert (await world.row(event))["state"] == "withheld"
+    assert (await world.row(other))["state"] == "handing"
+
+
+async def test_rule_barrier_a_block_is_in_force_only_when_no_call_is_open(pool):
+    world = World(pool)
+    event, answered = world.message(), asyncio.Event()
+    world.provider.script[event.message.event_id] = [answered]
+    async with running(world):
+        await world.plan(event)
+        async with asyncio.timeout(3):
+            while not world.provider.calls:
+                await asyncio.sleep(0.01)
+        await world.sweeps.on_standing_changed([standing("acme", "blocked", 1)])
+        assert await pool.fetchval("SELECT in_force_at FROM standings WHERE account_id = 'acme'") is None
+        answered.set()
+        await world.until(event, "handed_over")
+        await world.sweeps.step()
+        assert await pool.fetchval("SELECT in_force_at FROM standings WHERE account_id = 'acme'") is not None
+
+
+async def test_stale_standings_stop_dispatching(pool):
+    world = World(pool, fresh=False)
+    async with running(world):
+        event = world.message()
+        await world.plan(event)
+        await asyncio.sleep(0.2)
+        assert await world.attempts(event) == []
+        world.fresh = True
+        await world.until(event, "handed_over")
+
+
+@pytest.mark.parametrize("kind", ["erased", "withdrawn", "bad-capsule"])
+async def test_what_the_vault_withholds_is_withheld_without_an_attempt(pool, kind):
+    async with running(World(pool)) as world:
+        event = world.message()
+        world.vault.refusals[event.message.event_id] = kind
+        await world.plan(event)
+        row = await world.until(event, "withheld")
+        assert kind in row["reason"]
+        assert world.provider.calls == []
+
+
+@pytest.mark.parametrize("kind", ["spent", "stale-epoch"])
+async def test_rule_spent_a_refusal_because_somebody_went_further_drops_the_lease(pool, kind):
+    async with running(World(pool)) as world:
+        event = world.message()
+        world.vault.refusals[event.message.event_id] = kind
+        await world.plan(event)
+        async with asyncio.timeout(3):
+            while world.dispatcher.leases or not world.vault.asked:
+                await asyncio.sleep(0.01)
+        assert (await world.row(event))["state"] == "handing"
+        assert world.provider.calls == []
+
+
+async def test_the_window_ends_for_what_waits(pool):
+    world = World(pool)
+    moment = datetime.now(UTC)
+    event = world.message(not_before=moment + timedelta(seconds=30), not_after=moment + timedelta(seconds=0.2))
+    await world.plan(event)
+    assert (await world.row(event))["state"] == "planned"
+    await asyncio.sleep(0.3)
+    await world.sweeps.step()
+    assert (await world.row(event))["state"] == "expired"
+
+
+async def test_duplicates_allowed_sends_a_doubt_again_in_a_new_round_and_at_most_twice(pool):
+    async with running(World(pool)) as world:
+        event = world.message(duplicates_allowed=True)
+        world.provider.script[event.message.event_id] = [Outcome(AttemptResult.DOUBT, "lost after the final dot")]
+        await world.plan(event)
+        for rounds in (1, 2):
+            await world.until(event, "in_doubt")
+            await world.sweeps.step()
+            assert (await world.row(event))["round"] == rounds
+            await world.claims.step()
+        await world.until(event, "in_doubt")
+        await world.sweeps.step()
+        assert (await world.row(event))["state"] == "in_doubt"
+        assert len(world.provider.calls) == 3
+
+
+async def test_no_more_attempts_are_open_than_allowed(pool):
+    world = World(pool, attempts_open_max=8)
+    answered = asyncio.Event()
+    events = [world.message() for _ in range(40)]
+    for event in events:
+        world.provider.script[event.message.event_id] = [answered]
+    async with running(world):
+        await world.plan(*events)
+        await asyncio.sleep(0.3)
+        assert await pool.fetchval("SELECT count(*) FROM attempts WHERE result = 'open'") == 8
+        answered.set()
+        for event in events:
+            await world.until(event, "handed_over")
+
+
+@pytest.mark.parametrize("forged", ["verdict by another key", "verdict on another message", "instruction", "recipient"])
+async def test_forged_records_are_counted_once_and_never_planned(pool, forged):
+    world = World(pool)
+    genuine, other = world.message(action="block"), world.message()
+    message = genuine.message
+    if forged == "verdict by another key":
+        event = replace_verdict(genuine, verdict_on(message, "allow", Ed25519PrivateKey.generate()))
+    elif forged == "verdict on another message":
+        event = replace_verdict(genuine, other.verdict)
+    elif forged == "instruction":
+        statement = {**message.instruction.statement, "message_id": str(uuid4())}
+        event = genuine.model_copy(
+            update={"message": message.model_copy(update={"instruction": message.instruction.model_copy(update={"statement": statement})})}
+        )
+    else:
+        event = genuine.model_copy(update={"message": message.model_copy(update={"sealed": other.message.sealed})})
+    again = received(event)
+    await world.planner.on_verdict_reached([again])
+    await world.planner.on_verdict_reached([again])
+    assert await pool.fetchval("SELECT count(*) FROM deliveries") == 0
+    (row,) = await pool.fetch("SELECT * FROM unauthorised")
+    assert row["reason"].startswith(("instruction:", "verdict:"))
+
+
+def replace_verdict(event, verdict):
+    return event.model_copy(update={"verdict": verdict})
+
+
+async def test_a_stored_record_that_was_tampered_with_is_not_handed_over(pool):
+    lost, world = World(pool, lease_seconds=0.2), World(pool)
+    event, other = lost.message(), lost.message()
+    await lost.plan(event)
+    stolen = received(other).record.value
+    await pool.execute("UPDATE contents SET event = $1", stolen)
+    await asyncio.sleep(0.3)
+    async with running(world):
+        await world.claims.step()
+        await asyncio.sleep(0.1)
+        assert world.provider.calls == []
+
+
+async def test_a_worker_that_stops_gives_its_leases_back(pool):
+    world, other = World(pool), World(pool)
+    world.vault.gate = asyncio.Event()
+    event = world.message()
+    other.vault.keys.update(world.vault.keys)
+    async with running(world):
+        await world.plan(event)
+        await asyncio.sleep(0.05)
+    assert (await world.row(event))["state"] == "planned"
+    async with running(other):
+        await other.claims.step()
+        await other.until(event, "handed_over")
+
+
+async def test_three_hundred_deliveries_under_two_workers_are_each_called_once(pool):
+    one, two = World(pool), World(pool)
+    events = [one.message() for _ in range(300)]
+    two.vault.keys.update(one.vault.keys)
+    async with running(one), running(two):
+        await asyncio.gather(*(world.plan(*events[start : start + 50]) for start in range(0, 300, 50) for world in (one, two)))
+        for event in events:
+            await one.until(event, "handed_over")
+    calls = [message_id for message_id, _ in one.provider.calls + two.provider.calls]
+    assert sorted(calls) == sorted(event.message.event_id for event in events)
