@@ -1,0 +1,1 @@
+"""Personal data: subjects, keys, disclosure ledger."""

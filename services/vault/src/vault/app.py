@@ -1,0 +1,78 @@
+"""Builds the vault: database, register, keyring, routes, the subscription on receipts; stops them in reverse."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING
+
+from fastapi import FastAPI
+
+from common.events.routing import ReceiptIssued
+from common.http.health import consumer_check, health_routes, postgres_check
+from common.http.server import stop_process
+from common.kafka.consumer import Subscription, kafka_broker
+from common.kafka.publisher import Publisher
+from common.postgres.pool import connect_pool
+from common.security.signing import TrustedKeys
+from common.security.tokens import TokenVerifier
+from vault import store
+from vault.api import Gate, install_errors, vault_routes
+from vault.handlers import on_receipt_issued
+from vault.keyring import Keyring
+from vault.keys.root import RootKey
+from vault.processors import read_processors
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from common.postgres.pool import Pool
+    from vault.config import VaultSettings
+
+GROUP = "vault.spending"
+
+
+def create_app(settings: VaultSettings) -> FastAPI:
+    """Return the application; its lifespan opens and closes everything."""
+    root = RootKey.from_file(settings.root_key_file)
+    processors = read_processors(settings.processors_file)
+    verifier = TokenVerifier.from_folder("vault", settings.trusted_keys_dir)
+    trusted = TrustedKeys.from_folder("receipt", settings.trusted_keys_dir)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            pool = await connect_pool(settings.postgres_dsn.get_secret_value())
+            stack.push_async_callback(pool.close)
+            await store.replace_processors(pool, processors)
+            keyring = Keyring(root, settings.accounts_cached_max)
+            await keyring.check_root(pool)
+            publisher = Publisher(settings.kafka, client_id=settings.instance)
+            stack.push_async_callback(publisher.stop)
+            spending = _spending(settings, pool, publisher, trusted)
+            app.include_router(vault_routes(Gate(verifier, pool), pool, keyring))
+            app.include_router(
+                health_routes({"postgres": postgres_check(pool), GROUP: consumer_check(spending.health)})
+            )
+            broker = kafka_broker(settings.kafka, client_id=settings.instance)
+            spending.attach(broker)
+            stack.push_async_callback(broker.stop)
+            await broker.start()
+            yield
+
+    app = FastAPI(title="Waystation vault", version="0.1.0", lifespan=lifespan)
+    install_errors(app)
+    return app
+
+
+def _spending(
+    settings: VaultSettings, pool: Pool, publisher: Publisher, trusted: TrustedKeys
+) -> Subscription[ReceiptIssued]:
+    return Subscription(
+        event=ReceiptIssued,
+        group=GROUP,
+        handler=partial(on_receipt_issued, pool=pool, trusted=trusted),
+        publisher=publisher,
+        instance=settings.instance,
+        stop_process=stop_process,
+    )

@@ -1,0 +1,35 @@
+"""What can go wrong, and what a caller is told.
+
+Errors:
+    KeyFileError, ProcessorsFileError   the deployment is wrong: the process does not start
+    RetryableError (from common)        the database is away: 503, ask again
+    Problem (from common)               a call or an item is refused, with the reason; never with a value
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from common.http.problems import Problem
+
+if TYPE_CHECKING:
+    from vault.domain import Refusal
+
+
+class KeyFileError(Exception):
+    """The root key file cannot be used; the text says why."""
+
+
+class ProcessorsFileError(Exception):
+    """The processors file cannot be used; the text names the entry."""
+
+
+def forbidden(caller: str, operation: str, purpose: str | None) -> Problem:
+    """The caller table has no such row."""
+    wanted = operation if purpose is None else f"{operation} for purpose {purpose}"
+    return Problem(403, "not-allowed", f"{caller} may not {wanted}; the caller table is in the vault's README")
+
+
+def item_problem(refusal: Refusal) -> dict[str, Any]:
+    """The problem document of one refused item."""
+    return Problem(refusal.status, refusal.kind, refusal.detail, **refusal.members).document()

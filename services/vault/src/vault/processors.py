@@ -1,0 +1,51 @@
+"""The processors file: who may be given personal data, and which fields."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from vault.domain import Processor
+from vault.errors import ProcessorsFileError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_Text = Annotated[str, Field(min_length=1, max_length=500)]
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    name: Annotated[str, Field(min_length=1, max_length=100)]
+    tool: _Text
+    fields: Annotated[list[Literal["address", "name"]], Field(min_length=1)]
+    approved: bool
+    country: Annotated[str, Field(pattern="^[A-Z]{2}$")]
+    purpose: _Text
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    processors: list[_Entry]
+
+
+def read_processors(path: Path) -> list[Processor]:
+    """Return the register; raise ProcessorsFileError naming the entry that does not fit."""
+    try:
+        entries = _File.model_validate(yaml.safe_load(path.read_text("utf-8"))).processors
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ProcessorsFileError(f"{path} cannot be read: {type(error).__name__}") from error
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        raise ProcessorsFileError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    names = [entry.name for entry in entries]
+    if len(set(names)) < len(names):
+        raise ProcessorsFileError(f"{path}: a processor is listed twice; keep one entry per name")
+    return [
+        Processor(entry.name, entry.tool, frozenset(entry.fields), entry.approved, entry.country, entry.purpose)
+        for entry in entries
+    ]

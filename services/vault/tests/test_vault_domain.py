@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from itertools import product
+
+import pytest
+
+from vault.domain import (
+    CALLERS,
+    FIELD_BITS,
+    Instruction,
+    Processor,
+    field_names,
+    field_set,
+    is_allowed,
+    may_call,
+    refuse_instruction,
+    refuse_provider,
+)
+
+PRINCIPALS = ("ingestion", "moderation", "routing", "enforcement", "vault", "operator", "stranger", "")
+OPERATIONS = ("seal", "open", "disclose", "read-ledger", "read-unauthorised", "erase")
+PURPOSES = ("intake", "inbox", "screening", "review", "delivery", "case", "", None)
+ALLOWED = {
+    ("ingestion", "seal", "intake"),
+    ("ingestion", "open", "inbox"),
+    ("moderation", "open", "screening"),
+    ("moderation", "open", "review"),
+    ("routing", "disclose", "delivery"),
+    ("enforcement", "open", "case"),
+    ("operator", "read-ledger", None),
+    ("operator", "read-unauthorised", None),
+}
+NOW = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
+SMTP = Processor("smtp.default", "email", frozenset({"address"}), approved=True, country="DE", purpose="hand-over")
+
+
+@pytest.mark.parametrize("row", list(product(PRINCIPALS, OPERATIONS, PURPOSES)), ids=str)
+def test_the_caller_table_allows_its_rows_and_nothing_else(row):
+    assert is_allowed(*row) == (row in ALLOWED)
+
+
+def test_an_operation_is_closed_to_who_has_no_purpose_for_it():
+    allowed = {(caller, operation) for caller, operation, _ in ALLOWED}
+    assert {row for row in product(PRINCIPALS, OPERATIONS) if may_call(*row)} == allowed
+
+
+def test_the_caller_table_cannot_be_changed():
+    with pytest.raises(TypeError):
+        CALLERS["stranger", "open"] = frozenset()  # type: ignore[index]
+
+
+@pytest.mark.parametrize("names", [[], ["address"], ["name"], ["address", "name"]])
+def test_a_field_set_keeps_its_names(names):
+    assert field_names(field_set(names)) == names
+
+
+def test_each_field_has_a_bit_of_its_own():
+    assert sorted(FIELD_BITS.values()) == [1 << place for place in range(len(FIELD_BITS))]
+
+
+def test_an_approved_provider_gets_what_its_contract_names():
+    assert refuse_provider("smtp.default", SMTP, ["address"]) is None
+
+
+def test_a_field_outside_of_the_contract_is_refused_by_name():
+    refusal = refuse_provider("smtp.default", SMTP, ["address", "name"])
+    assert refusal is not None
+    assert (refusal.status, refusal.kind, refusal.members["field"]) == (403, "field-not-in-contract", "name")
+
+
+@pytest.mark.parametrize("processor", [None, Processor("x", "email", frozenset({"address"}), False, "DE", "y")])
+def test_a_provider_without_approval_gets_nothing(processor):
+    refusal = refuse_provider("x", processor, ["address"])
+    assert refusal is not None
+    assert (refusal.status, refusal.kind) == (403, "provider-not-approved")
+
+
+def test_rule_spent_names_the_ledger_entry_that_was_acknowledged():
+    refusal = refuse_instruction(Instruction(3, NOW, 17, NOW), 3)
+    assert (refusal.status, refusal.kind) == (409, "spent")
+    assert refusal.members["entry"] == "17"
+    assert refusal.members["entry_asked_at"] == "2026-01-31T09:30:00.000Z"
+
+
+def test_rule_vault_epoch_names_the_epoch_that_was_served():
+    refusal = refuse_instruction(Instruction(3), 2)
+    assert (refusal.status, refusal.kind, refusal.members["served_epoch"]) == (409, "stale-epoch", 3)
