@@ -1,0 +1,1 @@
+"""Screening: policies, verdicts, evidence."""

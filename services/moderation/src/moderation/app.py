@@ -1,0 +1,87 @@
+"""Builds the service: the only place that makes objects, in the order in which they start."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING
+
+from fastapi import FastAPI
+
+from common.events.intake import MessageAdmitted
+from common.http.health import consumer_check, health_routes, postgres_check
+from common.http.problems import install_problem_handlers
+from common.http.server import stop_process
+from common.http.vault import VaultClient
+from common.kafka.consumer import Subscription, kafka_broker
+from common.kafka.publisher import Publisher
+from common.postgres.pool import connect_pool
+from common.security.signing import Signer, TrustedKeys
+from common.security.tokens import TokenIssuer, TokenVerifier
+from moderation.api import operator_routes
+from moderation.examples import require_examples
+from moderation.handlers import on_message_admitted
+from moderation.policy.reading import read_policy
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from common.postgres.pool import Pool
+    from moderation.config import ModerationSettings
+    from moderation.policy.reading import Policy
+
+SERVICE = "moderation"
+GROUP = "moderation.screening"
+CONNECTIONS_MAX = 4
+
+
+def create_app(settings: ModerationSettings) -> FastAPI:
+    """Return the application; its lifespan starts and stops what the service needs."""
+    policy = read_policy(settings.policy_file)
+    require_examples(policy)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            await _start(app, settings, policy, stack)
+            yield
+
+    app = FastAPI(title="Waystation moderation", lifespan=lifespan, docs_url=None, redoc_url=None)
+    install_problem_handlers(app)
+    return app
+
+
+async def _start(app: FastAPI, settings: ModerationSettings, policy: Policy, stack: AsyncExitStack) -> None:
+    pool = await connect_pool(settings.postgres_dsn.get_secret_value(), connections_max=CONNECTIONS_MAX)
+    stack.push_async_callback(pool.close)
+    publisher = Publisher(settings.kafka, client_id=settings.instance)
+    await publisher.start()
+    stack.push_async_callback(publisher.stop)
+    vault = VaultClient(settings.vault_url, TokenIssuer.from_file(SERVICE, settings.identity_key_file))
+    stack.push_async_callback(vault.close)
+    subscription = _subscription(settings, policy, pool, publisher, vault)
+    broker = kafka_broker(settings.kafka, client_id=settings.instance)
+    subscription.attach(broker)
+    checks = {"postgres": postgres_check(pool), "screening": consumer_check(subscription.health)}
+    app.include_router(health_routes(checks))
+    verifier = TokenVerifier.from_folder(SERVICE, settings.trusted_keys_dir)
+    app.include_router(operator_routes(pool, policy, verifier))
+    stack.push_async_callback(broker.stop)
+    await broker.start()
+
+
+def _subscription(
+    settings: ModerationSettings, policy: Policy, pool: Pool, publisher: Publisher, vault: VaultClient
+) -> Subscription[MessageAdmitted]:
+    handler = partial(
+        on_message_admitted,
+        pool=pool,
+        vault=vault,
+        publisher=publisher,
+        signer=Signer.from_file("verdict", settings.signing_key_file),
+        instruction_keys=TrustedKeys.from_folder("instruction", settings.trusted_keys_dir),
+        policy=policy,
+    )
+    return Subscription(
+        MessageAdmitted, GROUP, handler, publisher, instance=settings.instance, stop_process=stop_process
+    )

@@ -1,0 +1,19 @@
+"""What this service reads from its environment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic_settings import SettingsConfigDict
+
+from common.config import ServiceSettings
+
+
+class ModerationSettings(ServiceSettings):
+    """`MODERATION_*`; the key file holds the Ed25519 key that verdicts are signed with."""
+
+    model_config = SettingsConfigDict(env_prefix="MODERATION_")
+
+    signing_key_file: Path
+    vault_url: str
+    policy_file: Path

@@ -1,0 +1,288 @@
+"""From an admitted message to a signed verdict: verify, open, screen, sign, store, publish what the rows say.
+
+The order guards three rules of the road's model: `insertOnce` (the first stored verdict of a message stands),
+`readBack` (published is what the rows say, never an own result that lost) and `commitLast` (offsets follow the return
+of the handler, so a crash anywhere repeats the same bytes).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING, Protocol
+from uuid import UUID
+
+from pydantic import ValidationError
+
+from common.contracts.vault import OpenCall, OpenItem
+from common.events.envelope import encode, traceparent_of
+from common.events.intake import MessageAdmitted, VerifiedInstruction
+from common.events.screening import VerdictReached
+from common.http.problems import TYPE_PREFIX
+from common.http.vault import VaultRefusedError
+from common.security.sealing import SealError, unseal
+from common.security.signing import SignatureError
+from common.times import now, rfc3339
+from moderation.domain import ENGINE, erased_decision, screen
+from moderation.errors import RefusedRecordError, ScreeningUnavailableError
+from moderation.mail import read_mail
+from moderation.store import NewVerdict, Unauthorised, find_verdicts, insert_unauthorised, insert_verdicts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from datetime import datetime
+
+    from common.contracts.vault import OpenAnswer
+    from common.kafka.consumer import Received
+    from common.kafka.records import Record
+    from common.postgres.pool import Connection, Pool
+    from common.security.signing import Signed, Signer, Statement, TrustedKeys
+    from moderation.domain import Decision
+    from moderation.policy.reading import Policy
+
+YIELD_MESSAGES = 50
+YIELD_BYTES = 256 * 1024
+_EVENT_ID_CHARACTERS_MAX = 100
+_ERASED = "erased"
+
+
+class Opener(Protocol):
+    """The vault, as far as screening needs it."""
+
+    async def open(self, call: OpenCall, /) -> Sequence[OpenAnswer]:
+        """Return the message keys, an answer per item, in order."""
+
+
+class RecordPublisher(Protocol):
+    """Kafka, as far as screening needs it."""
+
+    async def publish(self, records: Sequence[Record], /) -> None:
+        """Write all records, or raise."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """A record with a verified instruction."""
+
+    received: Received[MessageAdmitted]
+    verified: VerifiedInstruction
+
+    @property
+    def message_id(self) -> str:
+        return self.verified.instruction.message_id
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A message with its content; None when the recipient was erased and nobody can open it."""
+
+    judged: _Judged
+    content: bytes | None
+
+
+async def on_message_admitted(
+    batch: Sequence[Received[MessageAdmitted]],
+    *,
+    pool: Pool,
+    vault: Opener,
+    publisher: RecordPublisher,
+    signer: Signer,
+    instruction_keys: TrustedKeys,
+    policy: Policy,
+    clock: Callable[[], datetime] = now,
+) -> None:
+    """Screen each genuine message once and publish its one verdict; forged records are counted, never opened."""
+    screened_at = clock()
+    genuine, refused = _verify(batch, instruction_keys)
+    async with pool.acquire() as connection:
+        verdicts = await find_verdicts(connection, {judged.message_id for judged in genuine}) if genuine else {}
+        fresh = {judged.message_id: judged for judged in reversed(genuine) if judged.message_id not in verdicts}
+        opened, reasons = await _open(list(fresh.values()), vault)
+        if opened:
+            statements = await _screen(opened, policy, screened_at)
+            verdicts |= await _keep(connection, opened, signer.sign(statements), policy, screened_at)
+        records, without_verdict = _outcomes(genuine, verdicts, reasons)
+        refused += without_verdict
+        if refused:
+            await insert_unauthorised(connection, refused, screened_at)
+    await publisher.publish(records)
+
+
+def _verify(batch: Sequence[Received[MessageAdmitted]], keys: TrustedKeys) -> tuple[list[_Judged], list[Unauthorised]]:
+    genuine: list[_Judged] = []
+    refused: list[Unauthorised] = []
+    for received in batch:
+        try:
+            verified = VerifiedInstruction.verify(received.event, keys)
+            _require_id(verified.instruction.message_id)
+        except (SignatureError, RefusedRecordError) as error:
+            refused.append(_unauthorised(received, str(error)))
+        else:
+            genuine.append(_Judged(received, verified))
+    return genuine, refused
+
+
+def _require_id(message_id: str) -> None:
+    try:
+        canonical_form = str(UUID(message_id))
+    except ValueError:
+        canonical_form = ""
+    if canonical_form != message_id:
+        raise RefusedRecordError("instruction: the message id is not a UUID in its canonical form")
+
+
+async def _open(fresh: Sequence[_Judged], vault: Opener) -> tuple[list[_Opened], dict[str, str]]:
+    """Return what could be opened and, by message id, why the rest is not what was instructed."""
+    opened: list[_Opened] = []
+    reasons: dict[str, str] = {}
+    askable: list[tuple[_Judged, OpenItem]] = []
+    for judged in fresh:
+        try:
+            askable.append((judged, _open_item(judged)))
+        except RefusedRecordError as error:
+            reasons[judged.message_id] = str(error)
+    answers = await _ask([item for _, item in askable], vault)
+    for (judged, _), answer in zip(askable, answers, strict=True):
+        try:
+            opened.append(_Opened(judged, _content(judged, answer)))
+        except RefusedRecordError as error:
+            reasons[judged.message_id] = str(error)
+    return opened, reasons
+
+
+def _open_item(judged: _Judged) -> OpenItem:
+    instruction = judged.verified.instruction
+    try:
+        return OpenItem(
+            message_id=instruction.message_id,
+            token=instruction.recipient_token,
+            capsule=judged.verified.sealed.capsule,
+        )
+    except ValidationError as error:
+        field = error.errors(include_input=False)[0]["loc"][0]
+        raise RefusedRecordError(f"instruction: {field} is outside its bounds") from None
+
+
+async def _ask(items: list[OpenItem], vault: Opener) -> Sequence[OpenAnswer]:
+    if not items:
+        return ()
+    try:
+        return await vault.open(OpenCall(purpose="screening", items=items))
+    except VaultRefusedError as error:
+        # Waiting is right: the messages are good, the deployment is not.
+        raise ScreeningUnavailableError(str(error)) from error
+
+
+def _content(judged: _Judged, answer: OpenAnswer) -> bytes | None:
+    """Return the content that was instructed; None when it was erased."""
+    if answer.problem is not None or answer.message_key is None:
+        kind = str((answer.problem or {}).get("type", "")).removeprefix(TYPE_PREFIX)[:_EVENT_ID_CHARACTERS_MAX]
+        if kind == _ERASED:
+            return None
+        raise RefusedRecordError(f"vault: {kind or 'no key'}")
+    instruction = judged.verified.instruction
+    try:
+        content = unseal(answer.message_key, instruction.message_id, "content", judged.verified.sealed.content)
+    except SealError as error:
+        raise RefusedRecordError(f"content: {error}") from None
+    if sha256(content).hexdigest() != instruction.content_digest:
+        raise RefusedRecordError("content: its SHA-256 is not the one that was instructed")
+    return content
+
+
+async def _screen(opened: Sequence[_Opened], policy: Policy, screened_at: datetime) -> list[Statement]:
+    """Judge each message; let the loop turn in between, so that heartbeats go on."""
+    statements: list[Statement] = []
+    moment = rfc3339(screened_at)
+    unyielded_bytes = 0
+    for number, item in enumerate(opened, start=1):
+        decision = _judge(item, policy)
+        statements.append(_statement(item.judged.verified, decision, policy.name, moment))
+        unyielded_bytes += len(item.content or b"")
+        if number % YIELD_MESSAGES == 0 or unyielded_bytes > YIELD_BYTES:
+            unyielded_bytes = 0
+            await asyncio.sleep(0)
+    return statements
+
+
+def _judge(item: _Opened, policy: Policy) -> Decision:
+    if item.content is None:
+        return erased_decision()
+    return screen(read_mail(item.content), policy, item.judged.verified.instruction.tool)
+
+
+def _statement(verified: VerifiedInstruction, decision: Decision, policy: str, screened_at: str) -> Statement:
+    """Return the statement of a verdict, keys in canonical order so that its JSON is the same before and after storing.
+
+    The fields are those of `common.events.screening.Verdict`.
+    """
+    return {
+        "action": decision.action,
+        "clauses": list(decision.clauses),
+        "content_digest": verified.instruction.content_digest,
+        "degraded": list(decision.degraded),
+        "engine": ENGINE,
+        "evidence": [
+            {"digest": found.digest, "end": found.end, "part": found.part, "rule": found.rule, "start": found.start}
+            for found in decision.evidence
+        ],
+        "instruction_digest": verified.digest,
+        "message_id": verified.instruction.message_id,
+        "policy": policy,
+        "rules": list(decision.rules),
+        "screened_at": screened_at,
+    }
+
+
+async def _keep(
+    connection: Connection,
+    opened: Sequence[_Opened],
+    signed: Sequence[Signed],
+    policy: Policy,
+    screened_at: datetime,
+) -> dict[str, Signed]:
+    """Store what is new and return what the rows say (rules insertOnce, readBack)."""
+    own = {item.judged.message_id: verdict for item, verdict in zip(opened, signed, strict=True)}
+    accounts = {item.judged.message_id: item.judged.verified.instruction.account_id for item in opened}
+    new = [NewVerdict(accounts[message_id], verdict) for message_id, verdict in own.items()]
+    stored = await insert_verdicts(connection, new, policy.name, screened_at)
+    kept = {message_id: own[message_id] for message_id in stored}
+    if lost := own.keys() - stored:
+        # A second statement: the first one's snapshot cannot see what a concurrent copy just committed.
+        kept |= await find_verdicts(connection, lost)
+    return kept
+
+
+def _outcomes(
+    genuine: Sequence[_Judged], verdicts: dict[str, Signed], reasons: dict[str, str]
+) -> tuple[list[Record], list[Unauthorised]]:
+    """Return for each record its verdict to publish, or why it has none."""
+    records: list[Record] = []
+    refused: list[Unauthorised] = []
+    for judged in genuine:
+        verdict = verdicts.get(judged.message_id)
+        if verdict is None:
+            refused.append(_refusal(judged, reasons[judged.message_id]))
+        elif verdict.statement["instruction_digest"] == judged.verified.digest:
+            records.append(_record(judged.received, verdict))
+        else:
+            refused.append(_refusal(judged, "instruction: another one was judged under this message id"))
+    return records, refused
+
+
+def _record(received: Received[MessageAdmitted], verdict: Signed) -> Record:
+    event = VerdictReached.model_construct(verdict=verdict, message=received.event)
+    body = VerdictReached.body(verdict, received.record.value)
+    return encode(event, traceparent=traceparent_of(received.record.headers), body=body)
+
+
+def _refusal(judged: _Judged, reason: str) -> Unauthorised:
+    return _unauthorised(judged.received, reason, judged.verified.instruction.account_id)
+
+
+def _unauthorised(received: Received[MessageAdmitted], reason: str, account_id: str | None = None) -> Unauthorised:
+    record = received.record
+    claimed = str(received.event.instruction.statement.get("message_id", ""))[:_EVENT_ID_CHARACTERS_MAX]
+    printable = "".join(character if character.isascii() and character.isprintable() else "?" for character in claimed)
+    return Unauthorised(record.topic, record.partition, record.offset, printable, account_id, reason)

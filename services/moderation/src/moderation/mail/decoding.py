@@ -1,0 +1,146 @@
+"""Octets as text: charsets, transfer encodings, encoded words and header parameters (RFC 2045, 2047, 2231).
+
+Nothing here raises; what cannot be decoded is read as far as it goes and named in `degraded`.
+"""
+
+from __future__ import annotations
+
+import binascii
+import re
+from typing import TYPE_CHECKING
+from urllib.parse import unquote_to_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from moderation.mail.parts import Degradation
+
+# Codecs of Python that no mail declares in good faith; two of them take quadratic time.
+_NO_CHARSETS = frozenset(("idna", "punycode", "undefined", "unicode_escape", "raw_unicode_escape", "mbcs", "oem"))
+_PLAIN_CHARSETS = frozenset(("", "utf-8", "us-ascii", "utf8", "ascii"))
+_ENCODED_WORD = re.compile(r"=\?([^?\s*]{1,40})(?:\*[^?\s]{0,40})?\?([bBqQ])\?([^?\s]*)\?=")
+_BETWEEN_WORDS = re.compile(r"(\?=)\s+(?==\?[^?\s]{1,80}\?[bBqQ]\?)")
+_PARAMETER = re.compile(r';\s*([^\s=;"]+)\s*=\s*(?:"((?:[^"\\]|\\.)*+)"|([^;]*+))', re.DOTALL)
+_QUOTED_PAIR = re.compile(r"\\(.)", re.DOTALL)
+_COMMENT = re.compile(r'("(?:[^"\\]|\\.)*+"?)|\([^()"]*+\)', re.DOTALL)
+_PIECE = re.compile(r"([^*]+)(?:\*(\d{1,3}))?(\*)?")
+_BASE64_PADDING_OCTETS = 2
+
+
+def decoded_text(octets: bytes, charset: str, degraded: set[Degradation]) -> str:
+    """The text of octets in a declared charset; undeclared ones are tried as UTF-8."""
+    name = charset.strip().lower()
+    try:
+        if name in _PLAIN_CHARSETS:
+            return octets.decode("utf-8")
+        if name.replace("-", "_") not in _NO_CHARSETS:
+            return octets.decode(name, "strict")
+    except (LookupError, ValueError):
+        pass
+    degraded.add("charset")
+    try:
+        return octets.decode("utf-8")
+    except UnicodeDecodeError:
+        return octets.decode("latin-1" if name in ("", "us-ascii", "ascii") else "utf-8", "replace")
+
+
+def decoded_body(body: bytes, encoding: str, degraded: set[Degradation]) -> bytes:
+    """The octets behind a Content-Transfer-Encoding."""
+    name = encoding.strip().lower()
+    if name == "base64":
+        return _from_base64(body, degraded)
+    if name == "quoted-printable":
+        return binascii.a2b_qp(body)
+    if name not in ("", "7bit", "8bit", "binary"):
+        degraded.add("transfer-encoding")
+    return body
+
+
+def _from_base64(body: bytes, degraded: set[Degradation]) -> bytes:
+    padding_at = body.find(b"=")
+    if padding_at >= 0 and len(body[padding_at:].strip()) > _BASE64_PADDING_OCTETS:
+        degraded.add("transfer-encoding")  # some readers go on behind the padding, this one does not
+    try:
+        return binascii.a2b_base64(body)
+    except binascii.Error:
+        degraded.add("transfer-encoding")
+    symbols = re.sub(rb"[^A-Za-z0-9+/]", b"", body if padding_at < 0 else body[:padding_at])
+    whole = symbols[: len(symbols) - (len(symbols) % 4 == 1)]
+    return binascii.a2b_base64(whole + b"=" * (-len(whole) % 4))
+
+
+def decoded_header(value: str, degraded: set[Degradation]) -> str:
+    """An unstructured value or a phrase as a reader shows it; raw octets (surrogates) are tried as UTF-8."""
+    if not value.isascii():
+        value = _without_surrogates(value, degraded)
+    if "=?" not in value:
+        return value
+    return "".join(_decoded_words(_BETWEEN_WORDS.sub(r"\1", value), degraded))
+
+
+def _without_surrogates(value: str, degraded: set[Degradation]) -> str:
+    octets = value.encode("utf-8", "surrogateescape")
+    try:
+        return octets.decode("utf-8")
+    except UnicodeDecodeError:
+        degraded.add("charset")
+        return octets.decode("latin-1")
+
+
+def _decoded_words(value: str, degraded: set[Degradation]) -> Iterator[str]:
+    """Adjacent words of one charset are joined before decoding, since some writers split characters."""
+    at, pending, pending_charset = 0, b"", ""
+    for word in _ENCODED_WORD.finditer(value):
+        charset = word[1].lower()
+        if pending and (word.start() > at or charset != pending_charset):
+            yield decoded_text(pending, pending_charset, degraded)
+            pending = b""
+        yield value[at : word.start()]
+        pending += _word_octets(word, degraded)
+        at, pending_charset = word.end(), charset
+    if pending:
+        yield decoded_text(pending, pending_charset, degraded)
+    yield value[at:]
+
+
+def _word_octets(word: re.Match[str], degraded: set[Degradation]) -> bytes:
+    octets = word[3].encode("utf-8")
+    if word[2] in "qQ":
+        return binascii.a2b_qp(octets, header=True)
+    return _from_base64(octets, degraded)
+
+
+def header_parameters(value: str, degraded: set[Degradation]) -> tuple[str, dict[str, str]]:
+    """The main value in lower case and the parameters, RFC 2231 pieces joined; the first of equal names counts."""
+    if "(" in value:
+        value = _COMMENT.sub(_keep_quoted, value)
+    if ";" not in value:
+        return value.strip().lower(), {}
+    main, _, _ = value.partition(";")
+    plain: dict[str, str] = {}
+    pieces: dict[str, list[tuple[int, str, bool]]] = {}
+    for match in _PARAMETER.finditer(value, len(main)):
+        text = _QUOTED_PAIR.sub(r"\1", match[2]) if match[2] is not None else match[3].strip()
+        form = _PIECE.fullmatch(match[1].lower())
+        if form is None or not (form[2] or form[3]):
+            plain.setdefault(match[1].lower(), text)
+        else:
+            pieces.setdefault(form[1], []).append((int(form[2] or 0), text, bool(form[3])))
+    for name, parts in pieces.items():
+        plain[name] = _joined(sorted(parts), degraded)
+    return main.strip().lower(), plain
+
+
+def _keep_quoted(match: re.Match[str]) -> str:
+    return match[1] or ""
+
+
+def _joined(pieces: list[tuple[int, str, bool]], degraded: set[Degradation]) -> str:
+    charset, octets = "utf-8", b""
+    for position, (_, text, extended) in enumerate(pieces):
+        encoded = text
+        if extended and position == 0 and encoded.count("'") >= 2:
+            charset, _, encoded = encoded.split("'", 2)
+        raw = encoded.encode("utf-8", "surrogateescape")
+        octets += unquote_to_bytes(raw) if extended else raw
+    return decoded_text(octets, charset, degraded)

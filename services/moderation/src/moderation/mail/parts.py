@@ -1,0 +1,87 @@
+"""What screening reads of a mail, and what it is told when something could not be read.
+
+| `degraded` | could not be read | what was done instead |
+|---|---|---|
+| `addresses` | From or Reply-To | left out |
+| `boundary` | a multipart without a usable boundary | its body is one text |
+| `charset` | octets of a text, a header or a file name | replacement characters, or Latin-1 |
+| `decoded-bytes` | parts beyond 32 MB | left out |
+| `headers` | a header block beyond 256 KiB or 1,000 headers | read up to there |
+| `html` | HTML beyond 1,000,000 characters of a mail | the rest is text with its tags |
+| `links` | links beyond 1,000 | left out |
+| `nesting` | parts within more than 20 levels | the innermost is one text |
+| `parts` | parts beyond 1,000 | left out |
+| `transfer-encoding` | base64 that breaks off or goes on after its end; an unknown encoding | what can be read |
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+PARTS_MAX = 1_000
+NESTING_MAX = 20
+DECODED_BYTES_MAX = 32 * 1024 * 1024
+HEADER_BYTES_MAX = 256 * 1024
+HEADERS_MAX = 1_000
+HTML_CHARACTERS_MAX = 1_000_000
+LINKS_MAX = 1_000
+
+Degradation = Literal[
+    "addresses",
+    "boundary",
+    "charset",
+    "decoded-bytes",
+    "headers",
+    "html",
+    "links",
+    "nesting",
+    "parts",
+    "transfer-encoding",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class TextPart:
+    """Text that a recipient may see; `html-text` is HTML without its tags, hidden text included."""
+
+    kind: Literal["text", "html-text"]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """Where a link leads, and the text that a recipient sees in its place (None where the address itself is seen)."""
+
+    url: str
+    shown: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AttachmentPart:
+    """A decoded file; `filename` is empty if the mail gives none, `content_type` is in lower case."""
+
+    filename: str
+    content_type: str
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Correspondent:
+    """A mailbox as its header shows it."""
+
+    address: str
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MailParts:
+    """A mail taken apart; `degraded` names, in order and each once, what could not be read (see the module)."""
+
+    subject: str
+    texts: tuple[TextPart, ...] = ()
+    links: tuple[Link, ...] = ()
+    attachments: tuple[AttachmentPart, ...] = ()
+    senders: tuple[Correspondent, ...] = ()
+    reply_to: tuple[Correspondent, ...] = ()
+    degraded: tuple[Degradation, ...] = ()

@@ -1,0 +1,157 @@
+"""Final MIME bytes become the parts that screening reads; whatever the bytes are, nothing is raised."""
+
+from __future__ import annotations
+
+import re
+from email.utils import getaddresses
+from typing import TYPE_CHECKING
+
+from moderation.mail.decoding import decoded_body, decoded_header, decoded_text, header_parameters
+from moderation.mail.hypertext import read_html
+from moderation.mail.parts import (
+    DECODED_BYTES_MAX,
+    HTML_CHARACTERS_MAX,
+    LINKS_MAX,
+    AttachmentPart,
+    Correspondent,
+    Link,
+    MailParts,
+    TextPart,
+)
+from moderation.mail.structure import MailTree
+
+if TYPE_CHECKING:
+    from moderation.mail.parts import Degradation
+    from moderation.mail.structure import Headers, Leaf
+
+_URL = re.compile(r"(?:https?://|www\.)[^\s<>\"]{1,2000}", re.IGNORECASE)
+_URL_ENDS = ".,;:!?'*_~]"
+_ONE_MAILBOX = re.compile(r'(?:"([^"\\]*)"[ \t]*|([^"<>\\(),:;@]*))<([^<>\s,"]+)>[ \t]*')
+_ONE_ADDRESS = re.compile(r"[^\s<>\"(),:;]+")
+_ADDRESS_LIST_CHARACTERS_MAX = 4_000
+_COMMENTS_MAX = 20
+
+
+def read_mail(content: bytes) -> MailParts:
+    """What screening reads of a mail: subject, texts, links, attachments, senders.
+
+    Text parts count as texts whatever their disposition, and as attachments too if they are meant to be saved.
+    The subject of a forwarded message is a text. Limits and what follows from them: `moderation.mail.parts`.
+    """
+    degraded: set[Degradation] = set()
+    if content.count(b"\n") != content.count(b"\r\n"):
+        content = content.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
+    tree = MailTree(content, degraded)
+    reading = _Reading(degraded)
+    for leaf in tree.leaves:
+        reading.add(leaf)
+    headers, *forwarded = tree.messages
+    for message in forwarded:
+        if subject := decoded_header(message.get("subject", ""), degraded):
+            reading.texts.append(TextPart("text", subject))
+    return MailParts(
+        decoded_header(headers.get("subject", ""), degraded),
+        tuple(reading.texts),
+        tuple(reading.links),
+        tuple(reading.attachments),
+        senders=_correspondents(headers, "from", degraded),
+        reply_to=_correspondents(headers, "reply-to", degraded),
+        degraded=tuple(sorted(degraded)),
+    )
+
+
+class _Reading:
+    """What has been read of one mail so far, within its limits."""
+
+    def __init__(self, degraded: set[Degradation]) -> None:
+        self.degraded = degraded
+        self.texts: list[TextPart] = []
+        self.links: list[Link] = []
+        self.attachments: list[AttachmentPart] = []
+        self.decoded_bytes_left = DECODED_BYTES_MAX
+        self.html_characters_left = HTML_CHARACTERS_MAX
+
+    def add(self, leaf: Leaf) -> None:
+        if len(leaf.body) > self.decoded_bytes_left:
+            self.degraded.add("decoded-bytes")
+            return
+        octets = decoded_body(leaf.body, leaf.headers.get("content-transfer-encoding", ""), self.degraded)
+        self.decoded_bytes_left -= len(octets)
+        disposition, filename = _disposition(leaf, self.degraded)
+        readable = leaf.content_type in ("text/plain", "text/html")
+        if readable:
+            text = decoded_text(octets, leaf.parameters.get("charset", ""), self.degraded)
+            self._add_text(leaf.content_type, text.replace("\r\n", "\n"))
+        if not readable or filename or disposition == "attachment":
+            self.attachments.append(AttachmentPart(filename, leaf.content_type, octets))
+
+    def _add_text(self, content_type: str, text: str) -> None:
+        if content_type == "text/plain":
+            self.texts.append(TextPart("text", text))
+            self._add_links(_links_in(text))
+            return
+        html, rest = text[: self.html_characters_left], text[self.html_characters_left :]
+        self.html_characters_left -= len(html)
+        seen, links = read_html(html, LINKS_MAX + 1)
+        self.texts.append(TextPart("html-text", seen + rest))
+        self._add_links(links)
+        if rest:
+            self.degraded.add("html")
+
+    def _add_links(self, links: list[Link]) -> None:
+        room = LINKS_MAX - len(self.links)
+        self.links += links[:room]
+        if len(links) > room:
+            self.degraded.add("links")
+
+
+def _links_in(text: str) -> list[Link]:
+    if "://" not in text and "www." not in text.lower():
+        return []
+    links = []
+    for match in _URL.finditer(text):
+        links.append(Link(_trimmed(match[0])))
+        if len(links) > LINKS_MAX:
+            break
+    return links
+
+
+def _trimmed(url: str) -> str:
+    """Without the punctuation of the sentence around it; a closing bracket stays if it was opened within."""
+    url = url.rstrip(_URL_ENDS)
+    unopened = url.count(")") - url.count("(")
+    if unopened > 0 and url.endswith(")"):
+        closing = len(url) - len(url.rstrip(")"))
+        url = url[: len(url) - min(unopened, closing)].rstrip(_URL_ENDS)
+    return url
+
+
+def _disposition(leaf: Leaf, degraded: set[Degradation]) -> tuple[str, str]:
+    """The disposition in lower case, and the file name or an empty string."""
+    disposition, parameters = header_parameters(leaf.headers.get("content-disposition", ""), degraded)
+    filename = parameters.get("filename", leaf.parameters.get("name", ""))
+    return disposition, decoded_header(filename, degraded)
+
+
+def _correspondents(headers: Headers, name: str, degraded: set[Degradation]) -> tuple[Correspondent, ...]:
+    value = headers.get(name, "")
+    if not value:
+        return ()
+    if len(value) > _ADDRESS_LIST_CHARACTERS_MAX or value.count("(") > _COMMENTS_MAX:
+        degraded.add("addresses")
+        return ()
+    pairs = _pairs(value)
+    if not pairs:
+        degraded.add("addresses")
+    return tuple(
+        Correspondent(decoded_header(address, degraded), decoded_header(shown, degraded).strip() or None)
+        for shown, address in pairs
+    )
+
+
+def _pairs(value: str) -> list[tuple[str, str]]:
+    if match := _ONE_MAILBOX.fullmatch(value):
+        return [(match[1] or match[2] or "", match[3])]
+    if _ONE_ADDRESS.fullmatch(value.strip()):
+        return [("", value.strip())]
+    return [(shown, address) for shown, address in getaddresses([value]) if address]

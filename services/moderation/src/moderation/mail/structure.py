@@ -1,0 +1,165 @@
+"""The leaves of a mail's MIME tree, in one pass and without recursion (RFC 2046)."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from moderation.mail.decoding import header_parameters
+from moderation.mail.parts import HEADER_BYTES_MAX, HEADERS_MAX, NESTING_MAX, PARTS_MAX
+
+if TYPE_CHECKING:
+    from moderation.mail.parts import Degradation
+
+NEAR_MISSES_MAX = 10_000
+_HEADER = re.compile(r"^([!-9;-~]+)[ \t]*:[ \t]*([^\n]*(?:\n[ \t][^\n]*)*)", re.MULTILINE)
+# One pattern for the rest of any delimiter line: compiling one for each mail's own boundary would cost 0.4 ms.
+_REST_OF_DELIMITER = re.compile(rb"(--)?[ \t]*(?=\r\n|\Z)")
+
+Headers = dict[str, str]
+
+
+@dataclass(slots=True)
+class Leaf:
+    """A part without parts: its headers (first of each, by lower-case name), media type and encoded body."""
+
+    headers: Headers
+    content_type: str
+    parameters: dict[str, str]
+    body: bytes
+
+
+class _Found(NamedTuple):
+    """A delimiter line: where it starts, where its text ends, whether it closes the multipart."""
+
+    start: int
+    end: int
+    closing: bool
+
+
+@dataclass(slots=True)
+class _Multipart:
+    delimiter: bytes
+    searched: bool = False
+    coming: _Found | None = None
+
+
+class MailTree:
+    """Takes one mail apart; `content` has CR LF line ends.
+
+    `leaves` are its parts in order; `messages` the headers of each message in it, the outermost first.
+    """
+
+    def __init__(self, content: bytes, degraded: set[Degradation]) -> None:
+        self.content = content
+        self.degraded = degraded
+        self.leaves: list[Leaf] = []
+        self.messages: list[Headers] = []
+        self._open: list[_Multipart] = []
+        self._near_misses = 0
+        self._walk()
+
+    def _walk(self) -> None:
+        headers, body_at = self._headers(0, len(self.content))
+        self.messages.append(headers)
+        at = self._enter(headers, body_at)
+        parts = 1
+        while (found := self._next_delimiter(at)) is not None:
+            depth, delimiter = found
+            del self._open[depth + 1 :]
+            at = delimiter.end
+            if delimiter.closing:
+                del self._open[depth]
+                continue
+            parts += 1
+            if parts > PARTS_MAX:
+                self.degraded.add("parts")
+                return
+            headers, body_at = self._headers(at + 2, self._end(at))
+            at = self._enter(headers, body_at)
+
+    def _enter(self, headers: Headers, body_at: int) -> int:
+        """Open the multipart that starts here, or keep the leaf; the offset from which to look for a boundary."""
+        content_type, parameters = self._content_type(headers)
+        messages = 0
+        while content_type == "message/rfc822" and messages < NESTING_MAX:
+            headers, body_at = self._headers(body_at, self._end(body_at))
+            self.messages.append(headers)
+            messages += 1
+            content_type, parameters = self._content_type(headers)
+        multipart = content_type.startswith("multipart/")
+        if multipart and self._opened(parameters.get("boundary", "")):
+            return body_at
+        if content_type == "message/rfc822":
+            self.degraded.add("nesting")
+        readable = "text/plain" if multipart or content_type == "message/rfc822" else content_type
+        self.leaves.append(Leaf(headers, readable, parameters, self.content[body_at : self._end(body_at)]))
+        return body_at
+
+    def _content_type(self, headers: Headers) -> tuple[str, dict[str, str]]:
+        """A message in an encoding is a file like any other: few readers would open it."""
+        content_type, parameters = header_parameters(headers.get("content-type", ""), self.degraded)
+        encoding = headers.get("content-transfer-encoding", "").strip().lower()
+        if content_type == "message/rfc822" and encoding in ("base64", "quoted-printable"):
+            return "application/octet-stream", parameters
+        return content_type or "text/plain", parameters
+
+    def _opened(self, boundary: str) -> bool:
+        if not boundary:
+            self.degraded.add("boundary")
+            return False
+        if len(self._open) >= NESTING_MAX:
+            self.degraded.add("nesting")
+            return False
+        delimiter = b"\r\n--" + boundary.encode("utf-8", "surrogateescape")
+        self._open.append(_Multipart(delimiter))
+        return True
+
+    def _end(self, at: int) -> int:
+        """Where the part ends that `at` lies in."""
+        found = self._next_delimiter(at)
+        return found[1].start if found else len(self.content)
+
+    def _next_delimiter(self, at: int) -> tuple[int, _Found] | None:
+        nearest: tuple[int, _Found] | None = None
+        for depth, multipart in enumerate(self._open):
+            start = max(at - 2, 0)
+            behind = multipart.coming is not None and multipart.coming.start < start
+            if behind or not multipart.searched:
+                multipart.coming, multipart.searched = self._search(multipart, start), True
+            coming = multipart.coming
+            if coming is not None and (nearest is None or coming.start <= nearest[1].start):
+                nearest = depth, coming
+        return nearest
+
+    def _search(self, multipart: _Multipart, start: int) -> _Found | None:
+        while self._near_misses <= NEAR_MISSES_MAX:
+            start = self.content.find(multipart.delimiter, start)
+            if start < 0:
+                return None
+            if rest := _REST_OF_DELIMITER.match(self.content, start + len(multipart.delimiter)):
+                return _Found(start, rest.end(), closing=rest[1] is not None)
+            start += len(multipart.delimiter)
+            self._near_misses += 1
+        self.degraded.add("boundary")
+        return None
+
+    def _headers(self, at: int, end: int) -> tuple[Headers, int]:
+        """The headers of the part at `at`, and where its body starts."""
+        if self.content.startswith(b"\r\n", at):
+            return {}, min(at + 2, end)
+        limit = min(end, at + HEADER_BYTES_MAX)
+        headers_end = self.content.find(b"\r\n\r\n", at, limit)
+        if headers_end < 0:
+            headers_end = limit
+            if limit < end:
+                self.degraded.add("headers")
+        head = self.content[at:headers_end].decode("utf-8", "surrogateescape").replace("\r\n", "\n")
+        headers: Headers = {}
+        for count, header in enumerate(_HEADER.finditer(head)):
+            if count == HEADERS_MAX:
+                self.degraded.add("headers")
+                break
+            headers.setdefault(header[1].lower(), header[2].replace("\n", ""))
+        return headers, min(headers_end + 4, end)

@@ -1,0 +1,188 @@
+"""All patterns of a policy in one database, asked once per text.
+
+Hyperscan answers where its wheel exists (x86-64 Linux), RE2's set elsewhere. Both only say which patterns *may* occur,
+with gaps (`.{0,300}`) taken as unbounded, which keeps the database small; whether and where one does is always told by
+RE2 itself (leftmost), so a verdict and its evidence do not depend on the engine. Neither backtracks: the time is linear
+in the text, whatever it holds.
+
+Patterns are RE2 syntax, any case, UTF-8, `.` matches line ends too, and a space stands for any run of white space.
+"""
+
+from __future__ import annotations
+
+import re
+from itertools import islice
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+
+import re2
+
+try:
+    import hyperscan
+except ImportError:  # pragma: no cover  no wheel for this platform
+    hyperscan = None  # type: ignore[assignment]
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Backend = Literal["hyperscan", "re2"]
+
+WHITE_SPACE = r"(?:[ \t\r\n\f\x{a0}]+)"
+_GAP = re.compile(r"(?<!\\)\.\{0,\d+\}")
+_RE2_MEMORY_BYTES = 64 * 1024 * 1024
+
+
+class PatternError(ValueError):
+    """A pattern cannot be compiled; `index` is its place in the sequence given."""
+
+    def __init__(self, index: int, reason: str) -> None:
+        super().__init__(reason)
+        self.index = index
+
+
+class Hit(NamedTuple):
+    """One pattern in one text: the leftmost place it occurs, as byte offsets of the UTF-8 form."""
+
+    pattern: int
+    start: int
+    end: int
+
+
+class _Index(Protocol):
+    def candidates(self, data: bytes) -> Sequence[int]:
+        """Return which patterns may occur, each once, in any order; none that occurs is missing."""
+
+
+class _HyperscanIndex:
+    def __init__(self, patterns: Sequence[str]) -> None:
+        flags = (
+            hyperscan.HS_FLAG_CASELESS
+            | hyperscan.HS_FLAG_UTF8
+            | hyperscan.HS_FLAG_DOTALL
+            | hyperscan.HS_FLAG_SINGLEMATCH
+            | hyperscan.HS_FLAG_PREFILTER
+        )
+        try:
+            self._database = _hyperscan_database(patterns, flags)
+        except hyperscan.error:
+            for index, pattern in enumerate(patterns):
+                _check_alone(index, pattern, flags)
+            raise
+
+    def candidates(self, data: bytes) -> Sequence[int]:
+        found: list[int] = []
+        self._database.scan(data, match_event_handler=_note, context=found)
+        return found
+
+
+def _hyperscan_database(patterns: Sequence[str], flags: int) -> hyperscan.Database:
+    database = hyperscan.Database(mode=hyperscan.HS_MODE_BLOCK)
+    database.compile(
+        expressions=[pattern.encode() for pattern in patterns],
+        ids=list(range(len(patterns))),
+        elements=len(patterns),
+        flags=[flags] * len(patterns),
+    )
+    return database
+
+
+def _check_alone(index: int, pattern: str, flags: int) -> None:
+    """Raise PatternError for a pattern that RE2 takes and Hyperscan does not."""
+    try:
+        _hyperscan_database([pattern], flags)
+    except hyperscan.error as error:
+        raise PatternError(index, f"Hyperscan does not take it: {_said(error)}") from None
+
+
+def _note(pattern: int, _start: int, _end: int, _flags: int, found: object) -> None:
+    assert isinstance(found, list), "the context of a scan is the list it fills"
+    found.append(pattern)
+
+
+class _Re2Index:
+    def __init__(self, patterns: Sequence[str]) -> None:
+        self._set = re2.Set.SearchSet(_options())
+        for pattern in patterns:
+            self._set.Add(pattern)
+        self._set.Compile()
+
+    def candidates(self, data: bytes) -> Sequence[int]:
+        found: Sequence[int] | None = self._set.Match(data)
+        return found or ()
+
+
+class PatternBank:
+    """Finds which of many patterns occur in a text, and where."""
+
+    def __init__(self, patterns: Sequence[str], backend: Backend | None = None) -> None:
+        """Compile; raise PatternError for the first pattern that is not valid."""
+        expanded = [expand_spaces(pattern) for pattern in patterns]
+        self._located = [_compile(index, pattern) for index, pattern in enumerate(expanded)]
+        self.backend = backend or preferred_backend()
+        self._index: _Index | None = None
+        if expanded:
+            widened = [_GAP.sub(".*", pattern) for pattern in expanded]
+            self._index = _HyperscanIndex(widened) if self.backend == "hyperscan" else _Re2Index(widened)
+
+    def find(self, data: bytes) -> list[Hit]:
+        """Return a hit per pattern that occurs in valid UTF-8 text, by pattern number."""
+        if self._index is None or not data:
+            return []
+        candidates = self._index.candidates(data)
+        hits = [self.locate(pattern, data) for pattern in sorted(candidates)] if candidates else []
+        return [hit for hit in hits if hit is not None]
+
+    def locate(self, pattern: int, data: bytes) -> Hit | None:
+        """Return where a pattern occurs first."""
+        match = self._located[pattern].search(data)
+        return None if match is None else Hit(pattern, *match.span())
+
+    def locate_all(self, pattern: int, data: bytes, hits_max: int) -> list[Hit]:
+        """Return the first places where a pattern occurs, at most `hits_max`."""
+        matches = islice(self._located[pattern].finditer(data), hits_max)
+        return [Hit(pattern, *match.span()) for match in matches]
+
+
+def preferred_backend() -> Backend:
+    """Return the faster engine that this platform has."""
+    return "re2" if hyperscan is None else "hyperscan"
+
+
+def expand_spaces(pattern: str) -> str:
+    """Return the pattern with each run of spaces outside classes as `WHITE_SPACE`."""
+    out: list[str] = []
+    escaped = in_class = False
+    for character in pattern:
+        if character == " " and not escaped and not in_class:
+            if not out or out[-1] != WHITE_SPACE:
+                out.append(WHITE_SPACE)
+            continue
+        if not escaped:
+            in_class = character == "[" or (in_class and character != "]")
+        escaped = character == "\\" and not escaped
+        out.append(character)
+    return "".join(out)
+
+
+def _compile(index: int, pattern: str) -> re2._Regexp:
+    try:
+        compiled = re2.compile(pattern.encode(), _options())
+    except re2.error as error:
+        raise PatternError(index, _said(error)) from None
+    if compiled.search(b"") is not None:
+        raise PatternError(index, "the pattern matches the empty text, so it would match every message")
+    return compiled
+
+
+def _said(error: Exception) -> str:
+    reason = error.args[0] if error.args else ""
+    return reason.decode("utf-8", "replace") if isinstance(reason, bytes) else str(reason)
+
+
+def _options() -> re2.Options:
+    options = re2.Options()
+    options.case_sensitive = False
+    options.dot_nl = True
+    options.never_capture = True
+    options.max_mem = _RE2_MEMORY_BYTES
+    options.log_errors = False
+    return options

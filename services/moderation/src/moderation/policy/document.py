@@ -1,0 +1,124 @@
+"""The schema of a policy file. It is closed: what is not named here is refused."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, model_validator
+
+Clause = Literal["R3.a", "R3.b", "R3.c", "R3.d", "R3.e", "R3.f", "R3.g", "R5.2", "R5.3"]
+RuleAction = Literal["hold", "block"]
+RuleTool = Literal["email", "telephony", "widget", "form"]
+TextPlace = Literal["subject", "text", "html", "link", "filename"]
+HostKind = Literal["raw-ip", "punycode", "lookalike", "displayed-differs"]
+FileKind = Literal["eicar", "double-extension", "executable", "script"]
+
+Pattern = Annotated[str, Field(min_length=3, max_length=1000)]
+Words = Annotated[str, Field(min_length=1, max_length=500)]
+
+
+class _Closed(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TextPatterns(_Closed):
+    """Any of these patterns in any of these places of a mail."""
+
+    places: Annotated[tuple[TextPlace, ...], Field(min_length=1)] = ("subject", "text", "html")
+    any: Annotated[tuple[Pattern, ...], Field(min_length=1)]
+
+
+class LinkConditions(_Closed):
+    """A link to a host of any of these kinds (none named: any host), near any of these patterns (none: anywhere).
+
+    A pattern is near a link when it stands within `within_characters` of the link's address or shown text, or in a
+    part in which neither is written out (HTML keeps addresses out of sight).
+    """
+
+    hosts: tuple[HostKind, ...] = ()
+    near: tuple[Pattern, ...] = ()
+    within_characters: Annotated[int, Field(ge=1, le=10_000)] = 400
+
+    @model_validator(mode="after")
+    def _narrows_something(self) -> Self:
+        if not self.hosts and not self.near:
+            raise ValueError("name hosts, or near, or both: this would match every mail with a link")
+        return self
+
+
+class AttachmentConditions(_Closed):
+    """An attachment, or a member of a zip archive, of any of these kinds."""
+
+    any: Annotated[tuple[FileKind, ...], Field(min_length=1)]
+
+
+class Match(_Closed):
+    """What a rule looks for; exactly one of the three."""
+
+    patterns: TextPatterns | None = None
+    links: LinkConditions | None = None
+    attachments: AttachmentConditions | None = None
+
+    @model_validator(mode="after")
+    def _is_one_of_three(self) -> Self:
+        if sum(part is not None for part in (self.patterns, self.links, self.attachments)) != 1:
+            raise ValueError("give exactly one of patterns, links, attachments")
+        return self
+
+
+class ExampleLink(_Closed):
+    """A link of an example mail."""
+
+    url: Words
+    shown: str = ""
+
+
+class ExampleAttachment(_Closed):
+    """An attachment of an example mail; `base64` keeps signatures out of the file."""
+
+    filename: str
+    base64: Base64Bytes = b""
+
+
+class ExampleMail(_Closed):
+    """A mail that a rule must match or let pass."""
+
+    subject: str = ""
+    text: str = ""
+    links: tuple[ExampleLink, ...] = ()
+    attachments: tuple[ExampleAttachment, ...] = ()
+
+
+Example = str | ExampleMail
+
+
+class Rule(_Closed):
+    """One rule: what it looks for, which clause it rests on, what follows, who answers for it, and its own tests."""
+
+    id: Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*(\.[a-z0-9]+(-[a-z0-9]+)*)+$", max_length=80)]
+    clause: Clause
+    tools: Annotated[tuple[RuleTool, ...], Field(min_length=1)]
+    description: Words
+    action: RuleAction
+    severity: Annotated[int, Field(ge=1, le=5)]
+    owner: Annotated[str, Field(min_length=1, max_length=80)]
+    match: Match
+    matches: Annotated[tuple[Example, ...], Field(min_length=1)]
+    passes: Annotated[tuple[Example, ...], Field(min_length=1)]
+
+
+class PolicyDocument(_Closed):
+    """A whole policy: rules in the order that people read them; the worst action of all that match wins."""
+
+    id: Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=60)]
+    version: Annotated[int, Field(ge=1)]
+    description: Words
+    rules: Annotated[tuple[Rule, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _ids_are_unique(self) -> Self:
+        names = [rule.id for rule in self.rules]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"rule defined twice: {', '.join(twice)}")
+        return self

@@ -1,0 +1,247 @@
+from __future__ import annotations
+
+import base64
+import time
+from email import policy
+from email.message import EmailMessage
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from moderation.mail import AttachmentPart, Correspondent, Link, TextPart, read_mail
+from moderation.mail.hypertext import read_html
+
+COMPOSED = (
+    b"From: =?utf-8?b?SsO2cmc=?= <service@shop.example>\r\n"
+    b'To: "Muster, Erika" <erika@example.org>\r\n'
+    b"Subject: =?utf-8?b?R3LDvMOf?=\r\n =?utf-8?b?ZSE=?=\r\n"
+    b"Date: Sun, 22 Nov 2026 09:30:00 +0000\r\n"
+    b"Message-ID: <1@shop.example>\r\n"
+    b"Reply-To: help@shop.example\r\n"
+    b"MIME-Version: 1.0\r\n"
+    b"Content-Type: text/plain; charset=utf-8\r\n"
+    b"Content-Transfer-Encoding: quoted-printable\r\n"
+    b"\r\nSch=C3=B6n: https://shop.example/a?b=3D1 (or www.shop.example/x_(y)).\r\n"
+)
+
+
+def mail(content_type: str, body: bytes, *more: str) -> bytes:
+    lines = ["From: a@b.example", "Subject: s", f"Content-Type: {content_type}", *more]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+def test_a_plain_mail_is_read():
+    parts = read_mail(COMPOSED)
+    assert parts.subject == "Grüße!"
+    assert parts.texts == (TextPart("text", "Schön: https://shop.example/a?b=1 (or www.shop.example/x_(y)).\n"),)
+    assert parts.links == (Link("https://shop.example/a?b=1"), Link("www.shop.example/x_(y)"))
+    assert parts.senders == (Correspondent("service@shop.example", "Jörg"),)
+    assert parts.reply_to == (Correspondent("help@shop.example"),)
+    assert (parts.attachments, parts.degraded) == ((), ())
+
+
+printable = st.characters(exclude_categories=("Cs", "Cc"), exclude_characters="\u2028\u2029")
+words = st.text(printable, min_size=1, max_size=60).map(str.strip).filter(bool)
+
+
+@given(subject=words, text=words, html=words, filename=words, octets=st.binary(max_size=200))
+@settings(max_examples=60)
+def test_what_the_standard_library_composes_is_read_back(subject, text, html, filename, octets):
+    message = EmailMessage(policy=policy.SMTP)
+    message["From"] = "a@b.example"
+    message["Subject"] = subject
+    message.set_content(text + "\n")
+    message.add_alternative(f"<p>{html.replace('&', '&amp;').replace('<', '&lt;')}</p>", subtype="html")
+    message.add_attachment(octets, maintype="application", subtype="pdf", filename=filename)
+    parts = read_mail(message.as_bytes())
+    assert parts.degraded == ()
+    assert "".join(parts.subject.split()) == "".join(subject.split())
+    assert parts.texts == (TextPart("text", text + "\n"), TextPart("html-text", " ".join(html.split())))
+    (attachment,) = parts.attachments
+    assert (attachment.content_type, attachment.content) == ("application/pdf", octets)
+    if filename.isascii():
+        assert "".join(attachment.filename.split()) == "".join(filename.split())
+
+
+def test_html_becomes_text_and_links_with_what_they_show():
+    html = (
+        "<html><head><title>T</title><style>p{}</style><script>var x='<a href=no>'</script></head>"
+        "<body><p>Dear&nbsp;customer,<br>your <b>acc</b>ount</p><!-- hidden <a href='no'> -->"
+        '<a class=x HREF="https://evil.example/?a=1&amp;b=2">https://bank.example <i>login</i></a>'
+        "<table><tr><td>a</td><td>b</td></tr></table><img src=//pix.example/i.png><a href='#top'>up</a>"
+        "<a href=' java\nscript:x '></a> 1 < 2 <3</body>"
+    )
+    text, links = read_html(html, 10)
+    assert text == "T\nDear customer,\nyour account\nhttps://bank.example login\na b\nup 1 < 2 <3"
+    assert links == [
+        Link("https://evil.example/?a=1&b=2", "https://bank.example login"),
+        Link("//pix.example/i.png"),
+        Link("javascript:x"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "html",
+    [
+        "<a title=it's>{}</a><b title='>",
+        '<a title="x>y">{}</a>',
+        "<!--[if mso]>{}<![endif]-->",
+        "<!-->{}<!-- -->",
+        "<!-- a --!>{}",
+        "<p/{}",
+        "<p {}",
+        "<é>{}",
+        "</ x>{}",
+        "<a href=x/>{}",
+        "<p title='{}",
+        "<svg><style>a</style>{}</svg>",
+    ],
+)
+def test_text_that_some_reader_would_show_is_not_hidden_by_odd_markup(html):
+    text, _ = read_html(html.format("evil words"), 10)
+    assert "evil words" in text
+
+
+@given(st.text(st.sampled_from("<>/!-a'\"= &;b\n[]") | st.characters(exclude_categories=("Cs",)), max_size=200))
+def test_any_html_is_read(html):
+    text, links = read_html(html, 10)
+    assert len(links) <= 10
+    assert isinstance(text, str)
+
+
+def test_a_text_to_be_saved_is_both_text_and_attachment():
+    content = mail("text/plain; name=a.txt", b"hello", "Content-Disposition: attachment; filename*=utf-8''%C3%BC.txt")
+    parts = read_mail(content)
+    assert parts.texts == (TextPart("text", "hello"),)
+    assert parts.attachments == (AttachmentPart("ü.txt", "text/plain", b"hello"),)
+
+
+def test_file_names_in_pieces_and_in_encoded_words_are_read():
+    pieces = "Content-Disposition: attachment; filename*1*=%A4b; filename*0*=utf-8''a%C3; filename*2=\"c;d\""
+    assert read_mail(mail("application/pdf", b"", pieces)).attachments[0].filename == "aäbc;d"
+    word = 'Content-Disposition: attachment; filename="=?utf-8?b?w7w=?=.pdf"'
+    assert read_mail(mail("application/pdf", b"", word)).attachments[0].filename == "ü.pdf"
+
+
+def test_forwarded_messages_are_read_with_their_subjects():
+    inner = mail("multipart/mixed; boundary=i", b"--i\r\n\r\nwithin\r\n--i--\r\n").replace(
+        b"Subject: s", b"Subject: inner"
+    )
+    body = b"--o\r\nContent-Type: message/rfc822\r\n\r\n" + inner + b"\r\n--o\r\n\r\nafter\r\n--o--\r\n"
+    parts = read_mail(mail("multipart/mixed; boundary=o", body))
+    assert parts.texts == (TextPart("text", "within"), TextPart("text", "after"), TextPart("text", "inner"))
+    assert parts.degraded == ()
+
+
+@pytest.mark.parametrize(
+    ("content", "named", "text"),
+    [
+        (mail("text/plain; charset=utf-8", b"\xff!"), "charset", "\ufffd!"),
+        (mail("text/plain", b"\xe4!"), "charset", "ä!"),
+        (mail("text/plain; charset=punycode", b"abc"), "charset", "abc"),
+        (mail("text/plain; charset=nonsense", b"abc"), "charset", "abc"),
+        (mail("text/plain; charset=base64", b"abc"), "charset", "abc"),
+        (mail("text/plain", b"YWJjZ", "Content-Transfer-Encoding: base64"), "transfer-encoding", "abc"),
+        (mail("text/plain", b"YWI=YWI=", "Content-Transfer-Encoding: base64"), "transfer-encoding", "ab"),
+        (mail("text/plain", b"abc", "Content-Transfer-Encoding: x-uuencode"), "transfer-encoding", "abc"),
+        (mail("multipart/mixed", b"--b\r\n\r\nx"), "boundary", "--b\r\n\r\nx".replace("\r\n", "\n")),
+        (mail("message/rfc822", b"Content-Type: message/rfc822\r\n\r\n" * 30 + b"x"), "nesting", "x"),
+        (mail("text/html", b"x" * 1_000_001 + b"<a>"), "html", "x" * 1_000_001 + "<a>"),
+        (mail("text/plain", b"www.a.example " * 1_001), "links", "www.a.example " * 1_001),
+        (b"X: 1\r\n" * 1_001 + b"\r\nx", "headers", "x"),
+        (b"X: " + b"1" * 300_000 + b"\r\n\r\nx", "headers", None),
+        (b"From: " + b"(" * 3_000 + b"\r\n\r\nx", "addresses", "x"),
+    ],
+)
+def test_what_cannot_be_read_is_named_and_the_rest_is_read(content, named, text):
+    parts = read_mail(content)
+    assert parts.degraded == (named,)
+    if text is not None:
+        assert text in parts.texts[0].text
+
+
+def nested(levels: int) -> bytes:
+    content = b"Content-Type: text/plain\r\n\r\ninnermost"
+    for level in range(levels):
+        head = f"Content-Type: multipart/mixed; boundary=b{level}x\r\n\r\n--b{level}x\r\n".encode()
+        content = head + content + f"\r\n--b{level}x--\r\n".encode()
+    return content
+
+
+def test_twenty_levels_are_read_and_what_lies_deeper_is_one_text():
+    assert read_mail(nested(20)).texts == (TextPart("text", "innermost"),)
+    parts = read_mail(nested(2_000))
+    assert parts.degraded == ("nesting",)
+    assert "innermost" in parts.texts[0].text
+
+
+MIXED = "multipart/mixed; boundary=b"
+BOMBS = {
+    "100,000 parts": mail(MIXED, b"--b\r\n\r\nx\r\n" * 100_000),
+    "25 MB of boundaries": mail(MIXED, b"--b\r\n" * 5_000_000),
+    "lines like the boundary": mail(MIXED, b"--bx\r\n" * 4_000_000),
+    "headers": mail(MIXED, (b"--b\r\n" + b"X:\r\n" * 12_000) * 500),
+    "quotes in a content type": mail('multipart/mixed; a="' + '\\"' * 120_000, b"x"),
+    "brackets in a content type": mail("multipart/mixed; " + "(" * 240_000, b"x"),
+    "open tags": mail("text/html", b"<a " * 8_000_000),
+    "tags": mail("text/html", b"<b>" * 8_000_000),
+    "anchors": mail("text/html", b"<a href=x>" * 2_500_000),
+    "comments": mail("text/html", b"<!--" * 6_000_000),
+    "quoted attributes": mail("text/html", b"<a b='" * 4_000_000),
+    "angle brackets": mail("text/html", b"<" * 25_000_000),
+    "styles": mail("text/html", b"<style>" * 3_500_000),
+    "encoded words": b"Subject: " + b"=?utf-8?q?" * 25_000 + b"\r\n\r\nx",
+    "an address list": b"From: " + b"a," * 100_000 + b"\r\n\r\nx",
+    "a list of open brackets": b"From: " + b"<" * 3_900 + b"\r\n\r\nx",
+    "white space in From": b"From: " + b" " * 3_900 + b"x\r\n\r\nx",
+    "links": mail("text/plain", b"http://" * 3_500_000),
+    "closing brackets": mail("text/plain", b"http://a" + b")" * 1_000_000),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_bomb_is_read_in_two_seconds(name):
+    started = time.process_time()
+    read_mail(BOMBS[name])
+    assert time.process_time() - started < 2
+
+
+@given(
+    st.binary(max_size=300)
+    | st.lists(
+        st.sampled_from(
+            [
+                b"\r\n",
+                b"\n",
+                b"--b",
+                b"--",
+                b"Content-Type: ",
+                b"multipart/mixed; boundary=b",
+                b"message/rfc822",
+                b"text/html",
+                b"Content-Transfer-Encoding: base64",
+                b"From: ",
+                b"=?utf-8?b?w7w=?=",
+                b"<a href=x>",
+                b"\xff",
+                b"a@b",
+                b'"',
+                b";",
+            ]
+        ),
+        max_size=40,
+    ).map(b"".join)
+)
+@settings(max_examples=300)
+def test_any_bytes_are_read(content):
+    assert isinstance(read_mail(content).subject, str)
+
+
+@given(st.lists(st.sampled_from(["a", "bb", "c" * 70, "\n", "="]), min_size=1, max_size=60).map("".join))
+def test_each_transfer_encoding_gives_the_same_text(text):
+    octets = text.encode()
+    message = mail(
+        "text/plain", base64.encodebytes(octets).replace(b"\n", b"\r\n"), "Content-Transfer-Encoding: base64"
+    )
+    assert read_mail(message).texts == (TextPart("text", text),)

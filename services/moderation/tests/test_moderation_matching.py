@@ -1,0 +1,62 @@
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from moderation.matching import Hit, PatternBank, PatternError, expand_spaces, preferred_backend
+
+PATTERNS = ["\\bfake (passports?|ids?)\\b", "über", "a.{0,5}b", "kiss", "ставки", "\\bx\\b", "é+"]
+BACKENDS = sorted({preferred_backend(), "re2"})
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+class TestEachEngine:
+    def test_finds_the_leftmost_place_of_each_pattern_once(self, backend):
+        bank = PatternBank(PATTERNS, backend)
+        assert bank.find(b"a fake id and a FAKE\r\n passport") == [Hit(0, 2, 9)]
+
+    def test_case_is_ignored_beyond_ascii(self, backend):
+        assert [hit.pattern for hit in PatternBank(PATTERNS, backend).find("ÜBER СТАВКИ".encode())] == [1, 4]
+
+    def test_a_gap_keeps_its_bound(self, backend):
+        bank = PatternBank(["a.{0,5}b"], backend)
+        assert bank.find(b"a123456b") == []
+        assert bank.find(b"a1234\nb") == [Hit(0, 0, 7)]
+
+    def test_no_patterns_or_no_text_find_nothing(self, backend):
+        assert PatternBank([], backend).find(b"text") == []
+        assert PatternBank(PATTERNS, backend).find(b"") == []
+
+    def test_a_pattern_that_cannot_be_compiled_is_named(self, backend):
+        with pytest.raises(PatternError) as caught:
+            PatternBank(["good", "(?=look)"], backend)
+        assert caught.value.index == 1
+
+    def test_a_pattern_that_matches_nothing_at_all_is_refused(self, backend):
+        with pytest.raises(PatternError, match="every message"):
+            PatternBank(["x*"], backend)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.sampled_from(
+            ["fake", "ID", "ids", " ", "\n", "\u00a0", "ü", "Über", "a", "b", "é", "\u212a", "iss", "x", "ставки", "-"]
+        ),
+        max_size=20,
+    )
+)
+def test_the_engines_agree(engines, pieces):
+    data = "".join(pieces).encode()
+    first, *others = [engine.find(data) for engine in engines]
+    assert all(other == first for other in others)
+
+
+@pytest.fixture(scope="module")
+def engines():
+    return [PatternBank(PATTERNS, backend) for backend in BACKENDS]
+
+
+def test_a_space_stands_for_white_space_outside_classes_only():
+    assert expand_spaces("a  b") == expand_spaces("a b")
+    assert expand_spaces("[a b]") == "[a b]"
+    assert expand_spaces("a\\ b") == "a\\ b"
