@@ -15,6 +15,8 @@ CHAOS_SEEDS ?= 2 3 4
 UNIT_TESTS := $(wildcard libs/*/tests) $(wildcard services/*/tests) $(wildcard tests/architecture)
 INTEGRATION_TESTS := $(wildcard tests/integration)
 MEMBERS := $(wildcard libs/*) $(wildcard services/*)
+# What a member imports it declares; what it declares may also be for a plug-in, or for types alone (DEP002).
+DEPTRY := --ignore DEP002 --package-module-name-map waystation-common=common,pyjwt=jwt,pyyaml=yaml,google-re2=re2
 # pytest says 5 when it found no test: an empty folder is no failure.
 EMPTY_IS_FINE := || [ $$? -eq 5 ]
 
@@ -46,7 +48,7 @@ fmt: install ## format the code, correct what ruff can
 lint: install ## ruff, and dependencies per member
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	@for member in $(MEMBERS); do (cd $$member && $(CURDIR)/$(BIN)/deptry --no-ansi src) || exit 1; done
+	@for member in $(MEMBERS); do (cd $$member && $(CURDIR)/$(BIN)/deptry --no-ansi $(DEPTRY) src) || exit 1; done
 
 types: install ## mypy --strict
 	$(BIN)/mypy $(wildcard libs/*/src) $(wildcard services/*/src)
@@ -54,8 +56,8 @@ types: install ## mypy --strict
 arch: install ## who may import whom
 	$(BIN)/lint-imports
 
-contracts: install ## events against their schema snapshots and golden examples
-	$(PYTEST) libs/common/tests -k "contract or golden or snapshot" -q $(EMPTY_IS_FINE)
+contracts: install ## write schema snapshots and docs/events.md anew (tests/architecture compares them)
+	$(BIN)/python -m waystation.contracts
 
 test-unit: install ## tests without Kafka and PostgreSQL
 	$(PYTEST) $(UNIT_TESTS) -m "not integration" -q $(EMPTY_IS_FINE)
@@ -66,7 +68,7 @@ test-integration: install ## tests on a local stack of their own, with one chaos
 chaos: install ## processes killed under load, with other seeds
 	WAYSTATION_CHAOS_SEEDS="$(CHAOS_SEEDS)" $(PYTEST) $(INTEGRATION_TESTS) -m chaos -s
 
-check: lint types arch contracts test-unit ## everything that needs no stack
+check: lint types arch test-unit ## everything that needs no stack
 
 test: check test-integration ## everything
 

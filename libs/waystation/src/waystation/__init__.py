@@ -1,0 +1,1 @@
+"""The waystation command: local stack, demo, traces, ledger, topics, dead letters."""

@@ -1,0 +1,1 @@
+"""The commands' command-line side: options in, tables and JSON out."""

@@ -1,0 +1,130 @@
+"""`waystation up | down | status | logs | migrate`."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from waystation.errors import CommandError
+from waystation.output import ConsoleReport, HomeOption, JsonFlag, Output, table
+from waystation.stack import ComponentStatus, Stack
+from waystation.stack import ports as stack_ports
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+FOLLOW_SECONDS = 0.2
+
+PortOption = Annotated[
+    list[str] | None,
+    typer.Option("--port", help="NAME=NUMBER or NAME=auto, repeatable; also WAYSTATION_PORTS, by commas."),
+]
+
+
+def up(
+    infra: Annotated[bool, typer.Option("--infra", help="Only Kafka and PostgreSQL, topics, databases.")] = False,
+    port: PortOption = None,
+    home: HomeOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Start Kafka, PostgreSQL and the five services; what runs already is left alone."""
+    output = Output(as_json)
+    given = port or [pair for pair in os.environ.get("WAYSTATION_PORTS", "").split(",") if pair]
+    stack = Stack.open(home, ports=stack_ports.parse(given), report=ConsoleReport(silent=as_json))
+    started = stack.up_infra() if infra else stack.up()
+    output.say(f"the stack in {stack.layout.home} is up{'' if started else ' already'}")
+    _show_status(stack, output)
+
+
+def down(
+    wipe: Annotated[bool, typer.Option("--wipe", help="Delete data, keys and logs too.")] = False,
+    home: HomeOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Stop everything that this stack started; its data stays unless --wipe is given."""
+    stack = Stack.open(home, report=ConsoleReport(silent=as_json))
+    stopped = stack.down(wipe=wipe)
+    what = f"stopped {', '.join(stopped)}" if stopped else "nothing was running"
+    removed = f", {stack.layout.home} wiped" if wipe else ""
+    Output(as_json).show({"stopped": stopped, "wiped": wipe}, lambda: what + removed)
+
+
+def status(home: HomeOption = None, as_json: JsonFlag = False) -> None:
+    """Show what runs and where; exit status 3 when something does not."""
+    stack = Stack.open(home)
+    components = _show_status(stack, Output(as_json))
+    if any(component.state != "running" for component in components):
+        raise typer.Exit(3)
+
+
+def logs(
+    service: Annotated[str | None, typer.Argument(help="kafka, postgres, routing, routing-2 ...")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as lines arrive.")] = False,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="How many of the last lines.")] = 100,
+    home: HomeOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Show the last lines of the logs, of one process or of all."""
+    stack = Stack.open(home)
+    files = _log_files(stack, service)
+    output = Output(as_json)
+    last = [(path, line) for path in files for line in _last_lines(path, lines)]
+    answer = [{"process": path.stem, "line": line} for path, line in last]
+    output.show(answer, lambda: None) if as_json else _print_lines(last, named=len(files) > 1)
+    if follow and not as_json:
+        for path, line in _new_lines(files):
+            _print_lines([(path, line)], named=len(files) > 1)
+
+
+def migrate(home: HomeOption = None, as_json: JsonFlag = False) -> None:
+    """Apply the services' new migrations to the running stack's databases."""
+    stack = Stack.open(home)
+    applied = stack.migrate()
+    rows = [(service, name) for service, names in applied.items() for name in names]
+    Output(as_json).show(applied, lambda: table(("service", "applied"), rows) if rows else "nothing to apply")
+
+
+def _show_status(stack: Stack, output: Output) -> list[ComponentStatus]:
+    components = stack.status()
+    rows = [(part.name, part.state, part.pid, part.url) for part in components]
+    answer = {"home": stack.layout.home, "components": components}
+    output.show(answer, lambda: table(("process", "state", "pid", "address"), rows))
+    return components
+
+
+def _log_files(stack: Stack, service: str | None) -> list[Path]:
+    if service is None:
+        files = sorted(stack.layout.logs.glob("*.log"))
+    else:
+        files = [path for path in (stack.layout.log(service), stack.layout.log(f"{service}-1")) if path.exists()][:1]
+    if not files:
+        have = ", ".join(path.stem for path in sorted(stack.layout.logs.glob("*.log"))) or "nothing yet"
+        raise CommandError(f"there is no log of {service or 'anything'} in {stack.layout.logs}", f"there is: {have}")
+    return files
+
+
+def _last_lines(path: Path, count: int) -> list[str]:
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return [line.rstrip("\n") for line in deque(file, maxlen=count)]
+
+
+def _new_lines(files: list[Path]) -> Iterator[tuple[Path, str]]:
+    offsets = {path: path.stat().st_size for path in files}
+    while True:
+        for path in files:
+            with path.open(encoding="utf-8", errors="replace") as file:
+                file.seek(min(offsets[path], path.stat().st_size))
+                for line in file:
+                    yield path, line.rstrip("\n")
+                offsets[path] = file.tell()
+        time.sleep(FOLLOW_SECONDS)
+
+
+def _print_lines(lines: list[tuple[Path, str]], *, named: bool) -> None:
+    for path, line in lines:
+        typer.echo(f"{path.stem:14} {line}" if named else line)

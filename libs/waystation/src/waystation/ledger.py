@@ -1,0 +1,246 @@
+"""`waystation ledger`: what was admitted is somewhere, and each term is counted from the rows of its owner.
+
+admitted = handed over (delivered ones too) + refused + withheld + expired + held + in doubt + in flight
+
+Ingestion counts what was admitted and lists what has no receipt yet; routing, asked afterwards, counts deliveries by
+state and tells which of the listed ones it has. In flight is what routing has planned or is handing over, and what
+routing does not have yet. As ingestion is read first, a message can only be seen twice (admitted after the reading),
+never missed: a lack is a loss, and a surplus is explained by what the door admitted during the reading, or is none.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
+
+import typer
+
+from waystation.operator import ServiceClient
+from waystation.output import HomeOption, JsonFlag, Output, table
+from waystation.stack import Stack
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from rich.table import Table
+
+READINGS_MAX = 6
+PAUSE_SECONDS = 1.0
+UNAUTHORISED_LISTED_MAX = 1000
+COUNTED_BY = ("moderation", "routing", "vault", "ingestion")
+RESTING = ("handed_over", "refused", "withheld", "expired", "held", "in_doubt")
+COLUMNS = (
+    "account",
+    "admitted",
+    "=",
+    "handed over",
+    "refused",
+    "withheld",
+    "expired",
+    "held",
+    "in doubt",
+    "in flight",
+    "",
+)
+
+
+class Services(Protocol):
+    """What is needed of the services; `waystation.operator.ServiceClient` has it."""
+
+    def get(self, service: str, path: str, params: Mapping[str, str | int | None] | None = None) -> Any:
+        """Return the JSON answer of a GET."""
+
+    def post(self, service: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        """Return the JSON answer of a POST."""
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """The terms of one account, or of all together."""
+
+    account_id: str
+    name: str
+    admitted: int
+    handed_over: int = 0
+    refused: int = 0
+    withheld: int = 0
+    expired: int = 0
+    held: int = 0
+    in_doubt: int = 0
+    in_flight: int = 0
+
+    @property
+    def difference(self) -> int:
+        """Accounted for minus admitted: below zero messages are missing, above zero there are too many."""
+        resting = self.handed_over + self.refused + self.withheld + self.expired + self.held + self.in_doubt
+        return resting + self.in_flight - self.admitted
+
+
+def balances(door: Mapping[str, Any], road: Mapping[str, Any]) -> list[Balance]:
+    """Return each account's balance by name.
+
+    Args:
+        door: ingestion's answer, `accounts` with `id`, `name`, `admitted` and `waiting` (ids without a receipt).
+        road: routing's answer, `accounts` (id to state to count) and `present` (which waiting ids it has).
+    """
+    present = set(road["present"])
+    admitted = {account["id"]: account for account in door["accounts"]}
+    unheard = {one: {"id": one, "name": one, "admitted": 0, "waiting": []} for one in road["accounts"]}
+    together = {**unheard, **admitted}.values()
+    made = [_balance(account, road["accounts"].get(account["id"], {}), present) for account in together]
+    return sorted(made, key=lambda balance: (balance.name, balance.account_id))
+
+
+def _balance(account: Mapping[str, Any], states: Mapping[str, int], present: set[str]) -> Balance:
+    terms = {state: states.get(state, 0) for state in RESTING}
+    terms["handed_over"] += states.get("delivered", 0)
+    before_routing = sum(1 for message_id in account["waiting"] if message_id not in present)
+    moving = states.get("planned", 0) + states.get("handing", 0)
+    return Balance(account["id"], account["name"], account["admitted"], **terms, in_flight=moving + before_routing)
+
+
+def total(parts: Sequence[Balance]) -> Balance:
+    """Return the sum of all balances."""
+    terms = {term: sum(getattr(part, term) for part in parts) for term in (*RESTING, "in_flight", "admitted")}
+    return Balance("", "all accounts", **terms)
+
+
+def unexplained(parts: Sequence[Balance], admitted_since: Mapping[str, int]) -> list[Balance]:
+    """Return the balances with a difference that what the door admitted since does not explain.
+
+    Args:
+        parts: balances of one reading.
+        admitted_since: by account id, how many messages the door admitted after its part of the reading.
+    """
+    return [part for part in parts if not 0 <= part.difference <= admitted_since.get(part.account_id, 0)]
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """A reading of the whole equation. `wrong` are the accounts whose difference lasted."""
+
+    accounts: list[Balance]
+    total: Balance
+    wrong: list[Balance]
+    unauthorised: dict[str, int]
+
+    @property
+    def balanced(self) -> bool:
+        """Whether nothing is missing and nothing is too much."""
+        return not self.wrong
+
+
+def read_ledger(
+    services: Services, account_id: str | None = None, *, sleep: Callable[[float], None] = time.sleep
+) -> Ledger:
+    """Read the equation, again after a second when it does not balance: up to six times.
+
+    Raises:
+        CommandError: a service does not answer.
+    """
+    parts, wrong = read_balances(services, account_id)
+    for _ in range(READINGS_MAX - 1):
+        if not wrong:
+            break
+        sleep(PAUSE_SECONDS)
+        parts, wrong = read_balances(services, account_id)
+    counts = {service: _unauthorised(services, service) for service in COUNTED_BY}
+    return Ledger(parts, total(parts), wrong, counts)
+
+
+def read_balances(services: Services, account_id: str | None = None) -> tuple[list[Balance], list[Balance]]:
+    """Read the balances once; return all, and those whose difference this reading does not explain."""
+    asked = {"account_id": account_id}
+    door = services.get("ingestion", "/v1/ledger", asked)
+    waiting = [message_id for account in door["accounts"] for message_id in account["waiting"]]
+    road = services.post("routing", "/v1/ledger", {**asked, "waiting": waiting})
+    parts = balances(door, road)
+    if all(part.difference == 0 for part in parts):
+        return parts, []
+    later = services.get("ingestion", "/v1/ledger", asked)
+    before = {account["id"]: account["admitted"] for account in door["accounts"]}
+    since = {account["id"]: account["admitted"] - before.get(account["id"], 0) for account in later["accounts"]}
+    return parts, unexplained(parts, since)
+
+
+def _unauthorised(services: Services, service: str) -> int:
+    """Ingestion lists, the others count."""
+    limit = UNAUTHORISED_LISTED_MAX if service == "ingestion" else None
+    answer = services.get(service, "/v1/unauthorised", {"limit": limit})
+    return int(answer["count"]) if "count" in answer else len(answer["items"])
+
+
+def ledger(
+    account: Annotated[str | None, typer.Option("--account", help="Only this account, by its id.")] = None,
+    home: HomeOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Show that nothing was lost: admitted = handed over + ... + in flight; exit status 1 when it is not so."""
+    with ServiceClient(Stack.open(home)) as services:
+        read = read_ledger(services, account)
+    output = Output(as_json)
+    output.show(as_document(read), lambda: ledger_table(read))
+    output.say(equation(read.total))
+    output.say(unauthorised_line(read))
+    for line in differences(read):
+        output.say(line)
+    if not read.balanced:
+        raise typer.Exit(1)
+
+
+def ledger_table(read: Ledger) -> Table:
+    """Return the equation as a table, an account a line."""
+    wrong = {part.account_id for part in read.wrong}
+    lines = [*read.accounts, read.total] if len(read.accounts) != 1 else read.accounts
+    rows = []
+    for part in lines:
+        off = bool(wrong) if part is read.total else part.account_id in wrong
+        terms = [getattr(part, term) for term in (*RESTING, "in_flight")]
+        rows.append((part.name, part.admitted, "!" if off else "=", *terms, f"off by {part.difference}" if off else ""))
+    return table(COLUMNS, rows)
+
+
+def equation(part: Balance) -> str:
+    """Return the equation of one balance, written out."""
+    terms = [f"{getattr(part, term)} {term.replace('_', ' ')}" for term in (*RESTING, "in_flight")]
+    sign = "=" if part.difference == 0 else "is not"
+    return f"{part.admitted} admitted {sign} {' + '.join(terms)}"
+
+
+def differences(read: Ledger) -> list[str]:
+    """Return one sentence for each account whose difference lasted."""
+    return [
+        f"{part.name} ({part.account_id}): {abs(part.difference)} messages {_kind(part.difference)};"
+        " look for the missing step with `waystation trace`, for given-up records with `waystation dlq list`"
+        for part in read.wrong
+    ]
+
+
+def _kind(difference: int) -> str:
+    return "are missing" if difference < 0 else "too many are on the road"
+
+
+def unauthorised_line(read: Ledger) -> str:
+    """Return the counts of what came without authority, in one line."""
+    counts = ", ".join(f"{service} {_capped(count)}" for service, count in read.unauthorised.items())
+    return f"came without authority, never handed over: {counts}"
+
+
+def _capped(count: int) -> str:
+    return f"{count} or more" if count == UNAUTHORISED_LISTED_MAX else str(count)
+
+
+def as_document(read: Ledger) -> dict[str, Any]:
+    """Return the reading as a JSON object."""
+    return {
+        "balanced": read.balanced,
+        "accounts": [_document(part) for part in read.accounts],
+        "total": _document(read.total),
+        "unauthorised": read.unauthorised,
+    }
+
+
+def _document(part: Balance) -> dict[str, Any]:
+    terms = {term: getattr(part, term) for term in ("admitted", *RESTING, "in_flight", "difference")}
+    return {"account_id": part.account_id or None, "name": part.name, **terms}

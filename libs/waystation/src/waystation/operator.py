@@ -1,0 +1,141 @@
+"""How the command reaches services as the principal `operator`, and what it says when that does not work."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+import httpx
+
+from common.security.tokens import TokenIssuer
+from waystation.errors import CommandError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+    from types import TracebackType
+
+OPERATOR = "operator"
+TIMEOUT_SECONDS = 30.0
+_NEXT_STEPS = {
+    401: "the service does not know this stack's operator key; is it a service of this stack? waystation status",
+    403: "only the principal `operator` may do this",
+    503: "wait until it is ready: waystation status",
+}
+
+
+class Doors(Protocol):
+    """What is needed of a stack; `waystation.stack.Stack` has it."""
+
+    def url(self, service: str, instance: int = 1) -> str:
+        """The base URL of a service."""
+
+    def identity_key(self, principal: str) -> Path:
+        """The private key file of a principal."""
+
+
+class RefusedError(CommandError):
+    """A service answered, with a status that is no success."""
+
+    def __init__(self, status: int, message: str, next_step: str = "") -> None:
+        super().__init__(message, next_step)
+        self.status = status
+
+
+class ServiceClient:
+    """Calls services of one stack; every answer that is no success becomes a CommandError.
+
+    with ServiceClient(Stack.open()) as client:
+        client.post("enforcement", "/v1/complaints", {"account_id": "a-1", "clause": "R3.a"})
+    """
+
+    def __init__(self, stack: Doors, *, transport: httpx.BaseTransport | None = None) -> None:
+        self._stack = stack
+        self._issuer = _issuer(stack)
+        self._http = httpx.Client(timeout=TIMEOUT_SECONDS, trust_env=False, transport=transport)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close connections."""
+        self._http.close()
+
+    def get(self, service: str, path: str, params: Mapping[str, str | int | None] | None = None) -> Any:
+        """Return the JSON answer of a GET; parameters that are None are left out."""
+        given = {name: value for name, value in (params or {}).items() if value is not None}
+        return self._call("GET", service, path, params=given)
+
+    def post(
+        self, service: str, path: str, body: Mapping[str, Any] | None = None, *, idempotency_key: str | None = None
+    ) -> Any:
+        """Return the JSON answer of a POST."""
+        headers = {} if idempotency_key is None else {"idempotency-key": idempotency_key}
+        return self._call("POST", service, path, json=dict(body or {}), headers=headers)
+
+    def _call(
+        self, method: str, service: str, path: str, *, headers: Mapping[str, str] | None = None, **request: Any
+    ) -> Any:
+        url = self._stack.url(service)
+        try:
+            answer = self._http.request(
+                method, url + path, headers={**(headers or {}), **self._issuer.headers(service)}, **request
+            )
+        except httpx.TimeoutException as error:
+            raise CommandError(
+                f"{service} did not answer within {TIMEOUT_SECONDS:.0f} s",
+                f"the request may have been done; look first, then repeat it. Its log: waystation logs {service}-1",
+            ) from error
+        except httpx.TransportError as error:
+            raise CommandError(
+                f"{service} cannot be reached at {url} ({type(error).__name__})",
+                "see what runs: waystation status; start what is missing: waystation up",
+            ) from error
+        return _content(service, answer)
+
+
+def _issuer(stack: Doors) -> TokenIssuer:
+    path = stack.identity_key(OPERATOR)
+    try:
+        return TokenIssuer.from_file(OPERATOR, path)
+    except FileNotFoundError as error:
+        raise CommandError(
+            f"there is no operator key at {path}", "start the stack, it makes one: waystation up"
+        ) from error
+    except (OSError, ValueError, TypeError) as error:
+        raise CommandError(f"the operator key at {path} cannot be read: {type(error).__name__}") from error
+
+
+def _content(service: str, answer: httpx.Response) -> Any:
+    document = _json(answer)
+    if answer.is_success:
+        return document
+    problem = document if isinstance(document, dict) else {}
+    detail = problem.get("detail") or answer.reason_phrase or "no reason given"
+    raise RefusedError(
+        answer.status_code,
+        f"{service} refused ({answer.status_code}): {detail}",
+        _NEXT_STEPS.get(answer.status_code, ""),
+    )
+
+
+def _json(answer: httpx.Response) -> Any:
+    if not answer.content:
+        return None
+    try:
+        return answer.json()
+    except ValueError as error:
+        if not answer.is_success:
+            return None
+        raise CommandError(
+            f"{service_name(answer)} answered something that is not JSON", "does another program hold its port?"
+        ) from error
+
+
+def service_name(answer: httpx.Response) -> str:
+    """Where an answer came from, as a person reads it."""
+    return f"{answer.request.url.host}:{answer.request.url.port}"

@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+import base64
+import json
+
+import httpx
+import pytest
+
+from common.times import now, rfc3339
+from waystation.accounts import KnownAccount
+from waystation.errors import CommandError
+from waystation.send import (
+    BATCH_BYTES,
+    Door,
+    Outgoing,
+    account_for,
+    as_document,
+    batches,
+    in_words,
+    own_mails,
+    sent_table,
+)
+
+FACTS = {"purpose": "correspondence", "legal_basis": {"kind": "contract", "attested": True}}
+SHOP = KnownAccount("Shop", "a-1", "wk_shop", ("hello@shop.example",))
+OTHER = KnownAccount("Other", "a-2", "wk_other", ("hello@other.example",))
+KNOWN = {"Shop": SHOP, "Other": OTHER}
+EML = b"From: Shop <hello@shop.example>\nTo: a@mail.example, b@mail.example\nSubject: x\n\ntext\n"
+
+
+def outgoing(number=1, size=10):
+    item = {"recipient": {"address": f"p{number}@mail.example"}, "content": {"text": "x" * size}, "inbox": "i"}
+    return Outgoing("here", item)
+
+
+def admitted(identity="m-1", at=None):
+    return {"id": identity, "acceptance": {"statement": {"admitted_at": rfc3339(at or now())}, "proof": {}}}
+
+
+class FakeDoor:
+    """Answers requests from a list; an exception in it is raised."""
+
+    def __init__(self, *answers):
+        self.answers = list(answers)
+        self.requests = []
+        self.slept = []
+
+    def __call__(self, request):
+        self.requests.append(request)
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def door(self, clock=lambda: 0.0):
+        http = httpx.Client(base_url="http://door", transport=httpx.MockTransport(self))
+        return Door(http, "wk_shop", sleep=self.slept.append, clock=clock)
+
+
+def batch_answer(*items):
+    return httpx.Response(200, json={"items": list(items)})
+
+
+PROBLEM = {"detail": "no legal basis is named", "clause": "R4.3", "status": 422}
+BUSY = httpx.Response(503, headers={"retry-after": "2"}, json={"detail": "congested"})
+
+
+def test_each_message_gets_its_own_result():
+    fake = FakeDoor(batch_answer({"status": 202, "message": admitted()}, {"status": 422, "problem": PROBLEM}))
+    one, two = fake.door().send([outgoing(1), outgoing(2)])
+    assert (one.accepted, one.id, one.recipient) == (True, "m-1", "p1@mail.example")
+    assert (two.accepted, two.reason) == (False, "no legal basis is named (clause R4.3)")
+    assert fake.requests[0].headers["authorization"] == "Bearer wk_shop"
+
+
+def test_one_message_takes_the_route_that_stays_open_longest():
+    fake = FakeDoor(httpx.Response(202, json=admitted()), httpx.Response(422, json=PROBLEM))
+    door = fake.door()
+    assert door.send([outgoing()])[0].accepted
+    assert not door.send([outgoing()])[0].accepted
+    assert {request.url.path for request in fake.requests} == {"/v1/messages"}
+
+
+def test_a_message_that_was_admitted_by_an_earlier_run_is_told_apart():
+    early = now().replace(year=2020)
+    (sent,) = FakeDoor(httpx.Response(202, json=admitted(at=early))).door().send([outgoing()])
+    assert sent.before
+
+
+def test_a_busy_door_is_asked_again_with_the_same_words():
+    fake = FakeDoor(BUSY, BUSY, batch_answer(*[{"status": 202, "message": admitted()}] * 2))
+    sent = fake.door().send([outgoing(1), outgoing(2)])
+    assert fake.slept == [2.0, 2.0]
+    assert len({request.content for request in fake.requests}) == 1
+    assert all(each.accepted for each in sent)
+
+
+def test_a_door_that_stays_busy_is_an_error_that_says_what_to_do():
+    moments = iter([0.0, 61.0])
+    with pytest.raises(CommandError, match="waystation status"):
+        FakeDoor(BUSY).door(clock=lambda: next(moments)).send([outgoing()])
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (httpx.Response(401, json={"detail": "the API key is not known"}), "create the account again"),
+        (httpx.ConnectError("refused"), "waystation status"),
+        (httpx.Response(500, text="no json"), "500"),
+    ],
+)
+def test_what_goes_wrong_as_a_whole_says_what_to_do(answer, words):
+    with pytest.raises(CommandError, match=words):
+        FakeDoor(answer).door().send([outgoing()])
+
+
+def test_requests_hold_up_to_100_messages_and_24_mib():
+    assert [len(batch) for batch in batches(outgoing(n) for n in range(250))] == [100, 100, 50]
+    large = [outgoing(n, BATCH_BYTES // 2) for n in range(3)]
+    assert [len(batch) for batch in batches(large)] == [1, 1, 1]
+    assert list(batches([])) == []
+
+
+def test_own_mails_go_to_each_recipient_with_their_own_bytes(tmp_path):
+    (tmp_path / "a.eml").write_bytes(EML)
+    found, refused = own_mails([tmp_path / "a.eml"], FACTS, again=False)
+    assert [each.item["recipient"]["address"] for each in found] == ["a@mail.example", "b@mail.example"]
+    assert {base64.b64decode(each.item["content"]["eml"]) for each in found} == {EML}
+    assert refused == []
+    assert json.dumps(found[0].item)
+
+
+def test_the_same_file_twice_is_one_message_unless_asked_for_again(tmp_path):
+    (tmp_path / "a.eml").write_bytes(EML)
+
+    def keys(again):
+        return [each.item["idempotency_key"] for each in own_mails([tmp_path / "a.eml"], FACTS, again=again)[0]]
+
+    assert keys(again=False) == keys(again=False)
+    assert len({*keys(again=False), *keys(again=True), *keys(again=True)}) == 6
+
+
+def test_a_file_that_is_no_mail_is_told_and_the_others_go_on(tmp_path):
+    (tmp_path / "a.eml").write_bytes(EML)
+    (tmp_path / "b.eml").write_bytes(b"no mail")
+    found, refused = own_mails([tmp_path / "b.eml", tmp_path / "none.eml", tmp_path / "a.eml"], FACTS, again=False)
+    assert len(found) == 2
+    assert [each.accepted for each in refused] == [False, False]
+    assert all(each.reason for each in refused)
+
+
+def test_the_account_is_found_by_name_by_inbox_or_because_it_is_the_only_one():
+    assert account_for(KNOWN, "Other", None) == OTHER
+    assert account_for(KNOWN, None, "hello@Other.EXAMPLE") == OTHER
+    assert account_for({"Shop": SHOP}, None, None) == SHOP
+
+
+@pytest.mark.parametrize(
+    ("known", "name", "inbox", "words"),
+    [
+        (KNOWN, "None", None, "accounts create"),
+        (KNOWN, None, None, "--account"),
+        (KNOWN, None, "x@y.example", "--inbox x@y.example"),
+        ({}, None, None, "accounts create"),
+    ],
+)
+def test_without_a_fitting_account_the_next_step_is_named(known, name, inbox, words):
+    with pytest.raises(CommandError, match=words):
+        account_for(known, name, inbox)
+
+
+def test_a_message_in_words_goes_out_by_the_first_inbox():
+    content = {"subject": "Hi", "text": "there", "html": None}
+    sent = in_words(SHOP, None, {"address": "p@mail.example", "name": None}, content, FACTS)
+    assert sent.item["inbox"] == "hello@shop.example"
+    assert sent.item["content"] == {"subject": "Hi", "text": "there"}
+    assert sent.item["recipient"] == {"address": "p@mail.example"}
+
+
+def test_a_message_without_words_is_not_sent():
+    with pytest.raises(CommandError, match="--text"):
+        in_words(
+            SHOP, None, {"address": "p@x.example", "name": None}, {"subject": "Hi", "text": "", "html": None}, FACTS
+        )
+
+
+def test_results_are_counted():
+    fake = FakeDoor(batch_answer({"status": 202, "message": admitted()}, {"status": 422, "problem": PROBLEM}))
+    sent = fake.door().send([outgoing(1), outgoing(2)])
+    document = as_document(sent)
+    assert (document["accepted"], document["refused"], len(document["items"])) == (1, 1, 2)
+    assert sent_table(sent).row_count == 2

@@ -1,0 +1,1 @@
+"""Complaints, standing, due process."""

@@ -1,0 +1,325 @@
+"""HTTP: the open door for complaints, and what operators do with them."""
+
+from __future__ import annotations
+
+import logging
+import re
+from hashlib import sha256
+from typing import TYPE_CHECKING, Annotated, Literal
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, Header, Query, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from common.events.enforcement import Standing
+from common.http.problems import Problem, invalid_fields
+from common.ids import new_id
+from common.kafka.consumer import RETRYABLE
+from common.security.tokens import TokenError, TokenVerifier
+from common.times import rfc3339
+from enforcement import decisions, errors, store
+from enforcement.decisions import Bench
+from enforcement.domain import Category, Clause, Complaint, ComplaintState, Decider, Origin, Outcome, StandingChange
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI, Response
+
+    from enforcement.store import ComplaintRow, Filed
+
+OPERATOR = "operator"
+PAGE_MAX = 500
+CHANGES_MAX = 50
+FIELD_NAME_MAX = 100
+COMPLAINTS_PATH = "/v1/complaints"
+NO_FREE_TEXT = (
+    "a complaint holds no free text and nothing about the person who complains; it takes account_id, clause, category,"
+    " origin and, if it is about one message, message_id"
+)
+
+AccountId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]*$", max_length=100)]
+_REACHES_A_PERSON = re.compile(r"[^\s@]@[^\s@]|\+\d[\d ().-]{5,}\d")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+log = logging.getLogger(__name__)
+
+
+def _reason(text: str) -> str:
+    if _CONTROL.search(text):
+        raise ValueError("one line without control characters")
+    if _REACHES_A_PERSON.search(text):
+        raise ValueError("a reason is published: no mail address and no telephone number, name the complaint instead")
+    return text
+
+
+Reason = Annotated[str, Field(min_length=1, max_length=500), AfterValidator(_reason)]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ComplaintCall(_Body):
+    """A complaint about an account, or about one of its messages."""
+
+    account_id: AccountId
+    clause: Clause
+    category: Category
+    origin: Origin
+    message_id: UUID | None = None
+
+
+class ComplaintReceipt(_Body):
+    """The complaint is stored and will be looked at."""
+
+    id: str
+    state: Literal["received"] = "received"
+    received_at: str
+
+
+class ConfirmCall(_Body):
+    """What the account's standing shall be at least."""
+
+    standing: Literal["warned", "limited", "suspended", "blocked"]
+    reason: Reason
+
+
+class DismissCall(_Body):
+    """Why nothing follows from a complaint."""
+
+    reason: Reason = "unfounded"
+
+
+class StandingCall(_Body):
+    """What an account's standing shall be."""
+
+    standing: Standing
+    clause: Clause | None = None
+    reason: Reason
+
+
+class DecisionView(_Body):
+    """How a complaint ended: what was asked for, what came of it, and what held afterwards."""
+
+    decided_at: str
+    reason: str
+    asked: Standing | None
+    outcome: Outcome | None
+    standing: Standing | None
+    revision: int | None
+
+
+class ComplaintView(_Body):
+    """A complaint as operators see it."""
+
+    id: str
+    account_id: str
+    clause: Clause
+    category: Category
+    origin: Origin
+    message_id: str | None
+    state: ComplaintState
+    received_at: str
+    decision: DecisionView | None
+
+
+class ComplaintPage(_Body):
+    """Complaints, oldest first; `next` continues the list as `after`."""
+
+    complaints: list[ComplaintView]
+    next: str | None
+
+
+class ChangeView(_Body):
+    """One revision of a standing."""
+
+    revision: int
+    standing: Standing
+    outcome: Outcome
+    decided_by: Decider
+    clause: Clause | None
+    reason: str
+    complaint_id: str | None
+    since: str
+
+
+class StandingView(_Body):
+    """What holds for an account, with its newest changes, newest first; an account never heard of is good."""
+
+    account_id: str
+    standing: Standing
+    revision: int
+    changes: list[ChangeView]
+
+
+async def _operator(request: Request, authorization: Annotated[str | None, Header()] = None) -> None:
+    verifier: TokenVerifier = request.app.state.verifier
+    try:
+        principal = verifier.principal(authorization)
+    except TokenError as error:
+        raise Problem(401, "unauthenticated", str(error)) from None
+    if principal != OPERATOR:
+        raise Problem(403, "not-an-operator", f"principal {principal} may not do this; it needs an operator's token")
+
+
+async def _bench(request: Request) -> Bench:
+    bench: Bench = request.app.state.bench
+    return bench
+
+
+async def _key_digest(
+    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
+) -> bytes | None:
+    return None if idempotency_key is None else sha256(idempotency_key.encode()).digest()
+
+
+BenchOf = Annotated[Bench, Depends(_bench)]
+KeyDigest = Annotated[bytes | None, Depends(_key_digest)]
+
+public = APIRouter(tags=["complaints"])
+operators = APIRouter(tags=["operators"], dependencies=[Depends(_operator)])
+
+
+@public.post(COMPLAINTS_PATH, status_code=202)
+async def file_complaint(call: ComplaintCall, bench: BenchOf, key_digest: KeyDigest) -> ComplaintReceipt:
+    """Take a complaint from anybody; an operator decides what follows."""
+    complaint = Complaint(
+        new_id(),
+        call.account_id,
+        call.clause,
+        call.category,
+        call.origin,
+        None if call.message_id is None else str(call.message_id),
+        "received",
+        bench.now(),
+    )
+    digest = sha256(call.model_dump_json().encode()).digest()
+    filed = await _file(bench, complaint, key_digest, digest)
+    assert filed.id is not None
+    return ComplaintReceipt(id=filed.id, received_at=rfc3339(filed.received_at))
+
+
+async def _file(bench: Bench, complaint: Complaint, key_digest: bytes | None, digest: bytes) -> Filed:
+    filed = None
+    while filed is None:
+        filed = await store.insert_complaint(
+            bench.pool, complaint, idempotency_digest=key_digest, request_digest=digest
+        )
+    if filed.key_reused:
+        raise errors.key_reused()
+    if filed.id is None:
+        raise errors.account_is_full() if filed.account_is_full else errors.all_is_full()
+    return filed
+
+
+@operators.get(COMPLAINTS_PATH)
+async def list_complaints(
+    bench: BenchOf,
+    state: ComplaintState | None = None,
+    account_id: AccountId | None = None,
+    after: UUID | None = None,
+    limit: Annotated[int, Query(ge=1, le=PAGE_MAX)] = 100,
+) -> ComplaintPage:
+    """List complaints, oldest first."""
+    rows = await store.list_complaints(
+        bench.pool, state=state, account_id=account_id, after=None if after is None else str(after), limit=limit
+    )
+    return ComplaintPage(
+        complaints=[_complaint_view(row) for row in rows],
+        next=rows[-1].complaint.id if len(rows) == limit else None,
+    )
+
+
+@operators.post(COMPLAINTS_PATH + "/{complaint_id}:confirm")
+async def confirm_complaint(complaint_id: UUID, call: ConfirmCall, bench: BenchOf) -> ComplaintView:
+    """Confirm a complaint; `decision.outcome` is `kept` when the account's standing was stricter already."""
+    return _complaint_view(await decisions.confirm_complaint(bench, str(complaint_id), call.standing, call.reason))
+
+
+@operators.post(COMPLAINTS_PATH + "/{complaint_id}:dismiss")
+async def dismiss_complaint(complaint_id: UUID, call: DismissCall, bench: BenchOf) -> ComplaintView:
+    """Dismiss a complaint; nothing follows from it."""
+    return _complaint_view(await decisions.dismiss_complaint(bench, str(complaint_id), call.reason))
+
+
+@operators.get("/v1/standings/{account_id}")
+async def show_standing(account_id: AccountId, bench: BenchOf) -> StandingView:
+    """Tell what holds for an account, and how it came to that."""
+    return _standing_view(account_id, await store.list_changes(bench.pool, account_id, CHANGES_MAX))
+
+
+@operators.post("/v1/standings/{account_id}")
+async def set_standing(account_id: AccountId, call: StandingCall, bench: BenchOf) -> StandingView:
+    """Set an account's standing, milder or stricter than it is."""
+    change = await decisions.set_standing(bench, account_id, call.standing, clause=call.clause, reason=call.reason)
+    return _standing_view(account_id, [change])
+
+
+def install_routes(app: FastAPI) -> None:
+    """Add the routes; a complainant is told what is not asked of him, and everybody when to come back."""
+    app.include_router(public)
+    app.include_router(operators)
+    for kind in RETRYABLE:
+        app.add_exception_handler(kind, _on_outage)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+
+
+async def _on_outage(_: Request, error: Exception) -> Response:
+    log.warning("a request is answered 503: %s", type(error).__name__)
+    return Problem(
+        503, "unavailable", "PostgreSQL does not answer right now; send the same request again", retry_after_seconds=1
+    ).response()
+
+
+async def _on_invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    problem = invalid_fields(error)
+    if problem.kind == "unknown-field" and request.url.path == COMPLAINTS_PATH:
+        field = (problem.field or "")[:FIELD_NAME_MAX]
+        problem = Problem(problem.status, problem.kind, f"{field} is not known: {NO_FREE_TEXT}", field=field)
+    return problem.response()
+
+
+def _complaint_view(row: ComplaintRow) -> ComplaintView:
+    complaint, decision = row.complaint, row.decision
+    return ComplaintView(
+        id=complaint.id,
+        account_id=complaint.account_id,
+        clause=complaint.clause,
+        category=complaint.category,
+        origin=complaint.origin,
+        message_id=complaint.message_id,
+        state=complaint.state,
+        received_at=rfc3339(complaint.received_at),
+        decision=None
+        if decision is None
+        else DecisionView(
+            decided_at=rfc3339(decision.decided_at),
+            reason=decision.reason,
+            asked=decision.asked,
+            outcome=decision.outcome,
+            standing=decision.standing,
+            revision=decision.revision,
+        ),
+    )
+
+
+def _standing_view(account_id: str, changes: list[StandingChange]) -> StandingView:
+    return StandingView(
+        account_id=account_id,
+        standing=changes[0].standing if changes else "good",
+        revision=changes[0].revision if changes else 0,
+        changes=[
+            ChangeView(
+                revision=change.revision,
+                standing=change.standing,
+                outcome=change.outcome,
+                decided_by=change.decided_by,
+                clause=change.clause,
+                reason=change.reason,
+                complaint_id=change.complaint_id,
+                since=rfc3339(change.since),
+            )
+            for change in changes
+        ],
+    )

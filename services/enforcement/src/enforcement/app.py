@@ -1,0 +1,78 @@
+"""Builds the service: pool, publisher, relay, routes; stops them in reverse."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from typing import TYPE_CHECKING, cast
+
+from fastapi import FastAPI
+
+from common.http.health import health_routes, postgres_check
+from common.http.problems import install_problem_handlers
+from common.kafka.publisher import Publisher, PublishError
+from common.outbox import OutboxRelay
+from common.postgres.pool import connect_pool
+from common.security.tokens import TokenVerifier
+from common.times import now
+from enforcement.api import install_routes
+from enforcement.bodies import BoundedBodies
+from enforcement.decisions import Bench
+from enforcement.publishing import LatestStandings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from common.http.health import Check
+    from enforcement.config import Settings
+
+OUTBOX_AGE_SECONDS_MAX = 10.0
+
+log = logging.getLogger(__name__)
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Return the application; its lifespan connects to PostgreSQL and Kafka."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        pool = await connect_pool(settings.postgres_dsn.get_secret_value())
+        publisher = Publisher(settings.kafka, client_id=settings.instance)
+        relay = OutboxRelay(pool, cast("Publisher", LatestStandings(pool, publisher)))
+        app.state.bench = Bench(pool, relay, now)
+        app.include_router(health_routes({"postgres": postgres_check(pool), "outbox": outbox_check(relay)}))
+        relay.start()
+        await _connect(publisher)
+        try:
+            yield
+        finally:
+            await relay.stop()
+            await publisher.stop()
+            await pool.close()
+
+    app = FastAPI(title="Waystation enforcement", version="1", lifespan=lifespan, redoc_url=None)
+    app.state.verifier = TokenVerifier.from_folder("enforcement", settings.trusted_keys_dir)
+    app.add_middleware(BoundedBodies)
+    install_problem_handlers(app)
+    install_routes(app)
+    return app
+
+
+def outbox_check(relay: OutboxRelay) -> Check:
+    """Check that no decision waits long to be told."""
+
+    async def check() -> str | None:
+        records, seconds = await relay.backlog()
+        if seconds <= OUTBOX_AGE_SECONDS_MAX:
+            return None
+        return f"{records} decisions are not published yet, the oldest for {seconds:.0f} s; is Kafka reachable?"
+
+    return check
+
+
+async def _connect(publisher: Publisher) -> None:
+    """Connect now, so that the first decision does not wait for it; without Kafka complaints are taken all the same."""
+    try:
+        await publisher.start()
+    except PublishError as error:
+        log.warning("not connected to Kafka, trying again with the first decision: %s", error)

@@ -1,0 +1,71 @@
+"""What can go wrong here, in the three kinds that every service has.
+
+Retryable: PostgreSQL or Kafka is away (`common.kafka.consumer.RETRYABLE`); the relay waits, a caller gets 503.
+Rejected: a `Problem` (RFC 9457), made by the functions below.
+Bug: anything else, among it RevisionError.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+from common.http.problems import Problem
+
+ACCOUNT_COMPLAINTS_MAX = 1_000
+ALL_COMPLAINTS_MAX = 100_000
+_RETRY_SECONDS = 3600
+
+
+class RevisionError(RuntimeError):
+    """A standing moved although its row was locked: a bug."""
+
+
+def account_is_full() -> Problem:
+    """Too many complaints about one account wait for a decision."""
+    return Problem(
+        HTTPStatus.TOO_MANY_REQUESTS,
+        "too-many-complaints",
+        f"{ACCOUNT_COMPLAINTS_MAX} complaints about this account wait for a decision already; they are being looked at,"
+        " try again later",
+        field="account_id",
+        limit=ACCOUNT_COMPLAINTS_MAX,
+        retry_after_seconds=_RETRY_SECONDS,
+    )
+
+
+def all_is_full() -> Problem:
+    """Too many complaints wait for a decision, whoever they are about."""
+    return Problem(
+        HTTPStatus.TOO_MANY_REQUESTS,
+        "too-many-complaints",
+        f"{ALL_COMPLAINTS_MAX} complaints wait for a decision; none is taken before some are decided, try again later",
+        limit=ALL_COMPLAINTS_MAX,
+        retry_after_seconds=_RETRY_SECONDS,
+    )
+
+
+def key_reused() -> Problem:
+    """An idempotency key came back with another complaint."""
+    return Problem(
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+        "idempotency-key-reused",
+        "Idempotency-Key was used for another complaint; send a new key with each new complaint",
+        field="Idempotency-Key",
+    )
+
+
+def unknown_complaint() -> Problem:
+    """There is no such complaint."""
+    return Problem(
+        HTTPStatus.NOT_FOUND, "unknown-complaint", "there is no complaint with this id; GET /v1/complaints lists them"
+    )
+
+
+def decided_otherwise(state: str) -> Problem:
+    """A complaint that was confirmed cannot be dismissed, nor the other way round."""
+    return Problem(
+        HTTPStatus.CONFLICT,
+        "complaint-decided",
+        f"this complaint was {state} before and stays so; to change what follows from it, set the account's standing",
+        state=state,
+    )
