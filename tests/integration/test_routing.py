@@ -100,6 +100,33 @@ class FakeRelay:
 
 
 @dataclass
+class LosesAnAnswer:
+    """A pool whose first begin takes effect and whose answer is lost; no connection until the outage is over."""
+
+    pool: object
+    lost: bool = False
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def fetch(self, query, *arguments):
+        rows = await self.pool.fetch(query, *arguments)
+        if query == store.QUERIES["begin_attempts"] and not self.lost:
+            self.lost = True
+            raise asyncpg.ConnectionDoesNotExistError
+        return rows
+
+    async def fetchrow(self, query, *arguments):
+        return await self.pool.fetchrow(query, *arguments)
+
+    async def execute(self, query, *arguments):
+        return await self.pool.execute(query, *arguments)
+
+    def acquire(self):
+        if self.lost and not self.over.is_set():
+            raise asyncpg.CannotConnectNowError
+        return self.pool.acquire()
+
+
+@dataclass
 class World:
     """One worker of routing over a database that others may share."""
 
@@ -115,7 +142,8 @@ class World:
         now = lambda: datetime.now(UTC)  # noqa: E731
         signer = Signer("receipt", RECEIPT_KEY)
         authority = Authority(
-            TrustedKeys("instruction", [INSTRUCTION_KEY.public_key()]), TrustedKeys("verdict", [VERDICT_KEY.public_key()])
+            TrustedKeys("instruction", [INSTRUCTION_KEY.public_key()]),
+            TrustedKeys("verdict", [VERDICT_KEY.public_key()]),
         )
         self.settlement = Settlement(self.pool, signer, self.relay, self.provider.name, 0.05, 0.0, now)
         self.dispatcher = Dispatcher(
@@ -236,7 +264,7 @@ def standing(account, value, revision):
 @pytest.fixture
 async def pool(database):
     """A database of routing's own for one test."""
-    async with database("routing") as dsn, asyncpg.create_pool(dsn, min_size=1, max_size=6) as opened:
+    async with asyncpg.create_pool(await database("routing"), min_size=1, max_size=6) as opened:
         yield opened
 
 
@@ -338,6 +366,21 @@ async def test_rule_open_is_doubt_a_lost_workers_open_attempt_is_in_doubt_and_ne
     await lost.dispatcher.stop()
 
 
+async def test_a_begin_whose_answer_was_lost_was_no_call_even_if_a_claim_put_it_in_doubt(pool):
+    lost, other = World(LosesAnAnswer(pool), lease_seconds=0.3), World(pool)
+    event = lost.message()
+    lost.dispatcher.start(renew=False)
+    await lost.plan(event)
+    await asyncio.sleep(0.5)
+    await other.claims.step()
+    await other.until(event, "in_doubt")
+    lost.pool.over.set()
+    await lost.until(event, "planned")
+    assert [attempt["result"] for attempt in await lost.attempts(event)] == ["unreached"]
+    assert lost.provider.calls == []
+    await lost.dispatcher.stop()
+
+
 async def test_rule_only_open_is_doubt_a_lease_that_ended_before_the_attempt_is_claimed_again(pool):
     lost, other = World(pool, lease_seconds=0.2), World(pool)
     event = lost.message()
@@ -362,10 +405,10 @@ async def test_rule_outcome_by_attempt_an_answer_after_the_lease_ended_is_kept(p
     await other.until(event, "in_doubt")
     answered.set()
     await slow.until(event, "handed_over")
+    await slow.dispatcher.stop()
     states = [one["state"] for one in other.relay.receipts(event.message.event_id)]
     states += [one["state"] for one in slow.relay.receipts(event.message.event_id)]
     assert states == ["in_doubt", "handed_over"]
-    await slow.dispatcher.stop()
 
 
 @pytest.mark.parametrize(
@@ -546,7 +589,11 @@ async def test_forged_records_are_counted_once_and_never_planned(pool, forged):
     elif forged == "instruction":
         statement = {**message.instruction.statement, "message_id": str(uuid4())}
         event = genuine.model_copy(
-            update={"message": message.model_copy(update={"instruction": message.instruction.model_copy(update={"statement": statement})})}
+            update={
+                "message": message.model_copy(
+                    update={"instruction": message.instruction.model_copy(update={"statement": statement})}
+                )
+            }
         )
     else:
         event = genuine.model_copy(update={"message": message.model_copy(update={"sealed": other.message.sealed})})
@@ -594,7 +641,9 @@ async def test_three_hundred_deliveries_under_two_workers_are_each_called_once(p
     events = [one.message() for _ in range(300)]
     two.vault.keys.update(one.vault.keys)
     async with running(one), running(two):
-        await asyncio.gather(*(world.plan(*events[start : start + 50]) for start in range(0, 300, 50) for world in (one, two)))
+        await asyncio.gather(
+            *(world.plan(*events[start : start + 50]) for start in range(0, 300, 50) for world in (one, two))
+        )
         for event in events:
             await one.until(event, "handed_over")
     calls = [message_id for message_id, _ in one.provider.calls + two.provider.calls]

@@ -29,6 +29,13 @@ def test_rule_renew_ids_extends_what_was_renewed_and_forgets_what_was_not():
     assert calling.deadline == 10.0
 
 
+def test_only_leases_that_are_half_used_are_renewed():
+    leases = Leases(lease_seconds=12, margin_seconds=3)
+    leases.hold(leased("fresh", deadline=leases.deadline(100.0)))
+    leases.hold(leased("used", deadline=leases.deadline(94.0)))
+    assert leases.ending(now=100.0) == [("used", 1)]
+
+
 def test_rule_epoch_dropping_an_old_lease_leaves_the_newer_one():
     leases = Leases(12, 3)
     old, new = leased("m", epoch=1), leased("m", epoch=2)

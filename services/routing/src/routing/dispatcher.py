@@ -247,9 +247,9 @@ class Dispatcher:
             self._drop(one)
 
     async def _renew(self) -> None:
-        held = self.leases.epochs()
+        asked_at = time.monotonic()
+        held = self.leases.ending(asked_at)
         if held:
-            asked_at = time.monotonic()
             kept = await store.renew_leases(self.pool, sorted(held), self.leases.lease_seconds)
             self.leases.renewed(held, kept, asked_at)
             self._room.set()

@@ -70,6 +70,11 @@ class Leases:
         """Return (message id, epoch) of all that is held."""
         return [(message_id, leased.epoch) for message_id, leased in self._held.items()]
 
+    def ending(self, now: float) -> list[tuple[str, int]]:
+        """Return (message id, epoch) of what has used up half of its lease at the monotonic time `now`."""
+        soon = now + self.lease_seconds / 2 - self.margin_seconds
+        return [(message_id, leased.epoch) for message_id, leased in self._held.items() if leased.deadline <= soon]
+
     def renewed(self, asked: Iterable[tuple[str, int]], kept: set[str], asked_at: float) -> None:
         """Extend what the database renewed and forget what it did not, except calls that are under way."""
         for message_id, epoch in asked:

@@ -57,7 +57,8 @@ UPDATE attempts a SET result = o.result, reason = o.reason, reply_code = o.reply
     settled_at = now()
 FROM unnest($1::uuid[], $2::integer[], $3::text[], $4::text[], $5::integer[], $6::bytea[])
     AS o(message_id, number, result, reason, reply_code, reply_sealed)
-WHERE a.message_id = o.message_id AND a.number = o.number AND a.result IN ('open', 'doubt')
+WHERE a.message_id = ANY($1::uuid[]) AND a.message_id = o.message_id AND a.number = o.number
+    AND a.result IN ('open', 'doubt')
 RETURNING a.message_id, a.number
 
 -- name: change_deliveries
@@ -66,7 +67,7 @@ UPDATE deliveries d SET state = c.state, reason = c.reason, sequence = c.sequenc
     lease_until = NULL, changed_at = now()
 FROM unnest($1::uuid[], $2::text[], $3::text[], $4::integer[], $5::integer[], $6::timestamptz[])
     AS c(message_id, state, reason, sequence, round, due_at)
-WHERE d.message_id = c.message_id
+WHERE d.message_id = ANY($1::uuid[]) AND d.message_id = c.message_id
 
 -- name: begin_attempts
 -- Begin attempts in one statement: lease epoch and standing are checked and the attempt opened together
@@ -75,12 +76,13 @@ WITH wanted AS (
     SELECT * FROM unnest($1::uuid[], $2::integer[], $3::text[]) AS w(message_id, epoch, account_id)
 ), allowed AS (
     SELECT account_id FROM standings
-    WHERE account_id IN (SELECT account_id FROM wanted) AND standing NOT IN ('suspended', 'blocked')
+    WHERE account_id = ANY($3::text[]) AND standing NOT IN ('suspended', 'blocked')
     ORDER BY account_id FOR SHARE
 ), begun AS (
     UPDATE deliveries d SET attempts = d.attempts + 1
     FROM wanted w JOIN allowed USING (account_id)
-    WHERE d.message_id = w.message_id AND d.state = 'handing' AND d.epoch = w.epoch AND d.not_after > now()
+    WHERE d.message_id = ANY($1::uuid[]) AND d.message_id = w.message_id AND d.state = 'handing' AND d.epoch = w.epoch
+        AND d.not_after > now()
     RETURNING d.message_id, d.attempts AS number, d.epoch, d.round
 ), opened AS (
     INSERT INTO attempts (message_id, number, epoch, round, provider, result)
@@ -89,12 +91,12 @@ WITH wanted AS (
 SELECT message_id, number FROM begun
 
 -- name: attempts_of_epochs
--- Attempts that are open under leases of this worker, after the answer to a begin was lost. The rows are locked
--- first, so that a statement which is still running has ended.
+-- Attempts that were begun under leases of this worker and never called, after the answer to a begin was lost. The rows
+-- are locked first, so that a statement which is still running has ended. A claim may have put them in doubt meanwhile.
 SELECT a.message_id, a.number
 FROM attempts a JOIN unnest($1::uuid[], $2::integer[]) AS w(message_id, epoch)
     ON a.message_id = w.message_id AND a.epoch = w.epoch
-WHERE a.result = 'open'
+WHERE a.result IN ('open', 'doubt')
 
 -- name: standings_of
 -- The standings of some accounts, locked against change.
@@ -104,7 +106,7 @@ SELECT account_id, standing FROM standings WHERE account_id = ANY($1::text[]) OR
 -- Renew the leases that are held in memory, by id and epoch (rule renewIds).
 UPDATE deliveries d SET lease_until = now() + make_interval(secs => $3)
 FROM unnest($1::uuid[], $2::integer[]) AS h(message_id, epoch)
-WHERE d.message_id = h.message_id AND d.epoch = h.epoch AND d.state = 'handing'
+WHERE d.message_id = ANY($1::uuid[]) AND d.message_id = h.message_id AND d.epoch = h.epoch AND d.state = 'handing'
 RETURNING d.message_id
 
 -- name: release_leases
@@ -112,7 +114,7 @@ RETURNING d.message_id
 UPDATE deliveries d SET state = 'planned', lease_until = NULL, due_at = now(), reason = 'released by a worker that stopped',
     changed_at = now()
 FROM unnest($1::uuid[], $2::integer[]) AS h(message_id, epoch)
-WHERE d.message_id = h.message_id AND d.epoch = h.epoch AND d.state = 'handing'
+WHERE d.message_id = ANY($1::uuid[]) AND d.message_id = h.message_id AND d.epoch = h.epoch AND d.state = 'handing'
     AND NOT EXISTS (SELECT FROM attempts a WHERE a.message_id = d.message_id AND a.result = 'open')
 
 -- name: claimable

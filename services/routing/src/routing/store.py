@@ -144,7 +144,7 @@ async def begin_attempts(
 
 
 async def open_attempts_of(connection: Connection, held: Sequence[tuple[str, int]]) -> dict[str, int]:
-    """Return open attempts under these (message id, epoch) leases; the deliveries must be locked."""
+    """Return attempts without outcome under these (message id, epoch) leases; the deliveries must be locked."""
     rows = await connection.fetch(QUERIES["attempts_of_epochs"], *_columns(held, 2))
     return {str(row["message_id"]): row["number"] for row in rows}
 

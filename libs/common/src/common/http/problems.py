@@ -81,7 +81,8 @@ class Problem(Exception):  # noqa: N818  it is an answer to a caller, not an err
 def invalid_fields(error: ValidationError | RequestValidationError, *, within: str = "") -> Problem:
     """Return the problem for a body that does not fit its model; values are never echoed."""
     first = error.errors()[0]
-    field = ".".join([within, *(str(part) for part in first["loc"] if part != "body")]).strip(".") or "body"
+    place = () if first["type"] == "json_invalid" else first["loc"]
+    field = ".".join([within, *(str(part) for part in place if part != "body")]).strip(".") or "body"
     context = first.get("ctx") or {}
     limit = next((context[name] for name in ("max_length", "le", "min_length", "ge") if name in context), None)
     return Problem(
@@ -109,6 +110,11 @@ def install_problem_handlers(app: FastAPI) -> None:
         phrase = HTTPStatus(error.status_code).phrase
         return Problem(error.status_code, phrase.lower().replace(" ", "-"), str(error.detail)).response()
 
+    async def on_bug(_: Request, __: Exception) -> Response:
+        detail = "this is our fault and was logged; send the same request again later"
+        return Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "internal-error", detail).response()
+
+    app.add_exception_handler(Exception, on_bug)
     app.add_exception_handler(Problem, on_problem)
     app.add_exception_handler(RequestValidationError, on_invalid)
     app.add_exception_handler(HTTPException, on_http)

@@ -17,7 +17,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
@@ -68,6 +67,7 @@ RETRYABLE = (
     httpx.TransportError,
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # the server said goodbye while a statement was on its way to it
     asyncpg.OperatorInterventionError,
     asyncpg.InsufficientResourcesError,
     asyncpg.TransactionRollbackError,
@@ -168,7 +168,7 @@ class Subscription(Generic[E]):
     health: ConsumerHealth = field(init=False)
     _in_hand: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
     _failures: int = field(default=0, init=False)
-    _recent_bugs: deque[float] = field(default_factory=deque, init=False)
+    _recent_bugs: dict[tuple[int, int], float] = field(default_factory=dict, init=False)
     _subscriber: LogicSubscriber[Any] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
@@ -211,6 +211,7 @@ class Subscription(Generic[E]):
         started = time.monotonic()
         try:
             async with self._in_hand:
+                records = self._still_ours(records)
                 await self._handle(records)
                 await self._commit(records)
         except RETRYABLE as error:
@@ -227,6 +228,11 @@ class Subscription(Generic[E]):
         self._failures, self.health.failing_since, self.health.last_error = 0, None, None
         self.health.handled += len(records)
         await _Pace(self.cycle_seconds, self.records_max).rest(started, len(records))
+
+    def _still_ours(self, records: Sequence[ConsumerRecord]) -> Sequence[ConsumerRecord]:
+        """Leave out what a rebalance took away between the fetch and now: another copy may be at it already."""
+        assigned = self._consumer.assignment() if self.health.assigned else ()
+        return [record for record in records if TopicPartition(record.topic, record.partition) in assigned]
 
     async def _handle(self, records: Sequence[ConsumerRecord]) -> None:
         batch: list[Received[E]] = []
@@ -251,16 +257,16 @@ class Subscription(Generic[E]):
         except Exception as error:
             if len(batch) > 1:
                 return [dead for received in batch for dead in await self._handle_decoded([received])]
-            self._count_bug(error)
+            self._count_bug(batch[0].record, error)
             log.exception("group %s could not handle a record", self.group)
             return [self._dead_letter(batch[0].record, f"handler: {type(error).__name__}")]
         return []
 
-    def _count_bug(self, error: Exception) -> None:
+    def _count_bug(self, record: ConsumerRecord, error: Exception) -> None:
+        """Count a record once, however often an outage makes its batch come again."""
         moment = time.monotonic()
-        self._recent_bugs.append(moment)
-        while self._recent_bugs[0] < moment - 60:
-            self._recent_bugs.popleft()
+        self._recent_bugs = {place: at for place, at in self._recent_bugs.items() if at > moment - 60}
+        self._recent_bugs.setdefault((record.partition, record.offset), moment)
         if len(self._recent_bugs) > DEAD_LETTERS_PER_MINUTE_MAX:
             raise RuntimeError(
                 f"more than {DEAD_LETTERS_PER_MINUTE_MAX} records a minute trip a bug: stopping, not dead-lettering"
@@ -284,7 +290,8 @@ class Subscription(Generic[E]):
         for record in records:
             place = TopicPartition(record.topic, record.partition)
             offsets[place] = max(offsets.get(place, 0), record.offset + 1)
-        await self._consumer.commit(offsets)
+        if offsets:
+            await self._consumer.commit(offsets)
 
     def _rewind(self, records: Sequence[ConsumerRecord]) -> None:
         earliest: dict[TopicPartition, int] = {}
@@ -304,4 +311,4 @@ class Subscription(Generic[E]):
             log.warning("group %s waits: %s", self.group, type(error).__name__)
 
     def _backoff_seconds(self) -> float:
-        return float(min(BACKOFF_SECONDS_FIRST * 2 ** (self._failures - 1), BACKOFF_SECONDS_MAX))
+        return float(min(BACKOFF_SECONDS_FIRST * 2 ** min(self._failures - 1, 8), BACKOFF_SECONDS_MAX))

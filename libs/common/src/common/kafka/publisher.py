@@ -8,7 +8,6 @@ publishing takes a random partition and drops headers, and a producer whose sequ
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -68,7 +67,7 @@ class Publisher:
                 futures = [future async for future in self._send(producer, records)]
                 await asyncio.gather(*futures)
         except (KafkaError, TimeoutError, OSError) as error:
-            await self._discard(producer)
+            await self._discard(producer, undelivered=error)
             raise PublishError(f"Kafka did not acknowledge {len(records)} records: {type(error).__name__}") from error
 
     async def _send(
@@ -117,9 +116,11 @@ class Publisher:
                 self._producer = producer
             return self._producer
 
-    async def _discard(self, producer: AIOKafkaProducer | None) -> None:
+    async def _discard(self, producer: AIOKafkaProducer | None, *, undelivered: Exception | None = None) -> None:
         if producer is not None and producer is self._producer:
             self._producer = None
+            if undelivered is not None:
+                _give_up(producer, undelivered)
             await self._close(producer)
 
     async def _close(self, producer: AIOKafkaProducer) -> None:
@@ -128,10 +129,17 @@ class Publisher:
         done, _ = await asyncio.wait({task}, timeout=_CLOSE_SECONDS)
         if not done:
             log.warning("the Kafka producer did not close in time and is abandoned")
+            _give_up(producer, TimeoutError())
             task.cancel()
-            with contextlib.suppress(asyncio.CancelledError, KafkaError):
-                await task
-            await producer.client.close()
+        await asyncio.gather(task, return_exceptions=True)
+        await producer.client.close()
+
+
+def _give_up(producer: AIOKafkaProducer, reason: Exception) -> None:
+    """Drop what is undelivered: its sender would otherwise go on for ever and write it after the caller's retry."""
+    producer._message_accumulator.fail_all(KafkaError(type(reason).__name__))  # noqa: SLF001
+    if (sender := producer._sender.sender_task) is not None:  # noqa: SLF001
+        sender.cancel()
 
 
 def _append(batch: object, record: Record) -> bool:

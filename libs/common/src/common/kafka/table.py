@@ -69,9 +69,11 @@ class TableReader(Generic[E]):
         while True:
             try:
                 await self._read()
-            except asyncio.CancelledError:
-                raise
-            except Exception as error:  # noqa: BLE001  whatever ends the reader makes it stale; it must come back
+            except (asyncio.CancelledError, Exception) as error:
+                # aiokafka's stop() raises CancelledError of its own after an outage; only ours ends the reader
+                task = asyncio.current_task()
+                if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                    raise
                 log.warning("the reader of %s starts again: %s", self._event.TOPIC, type(error).__name__)
             await asyncio.sleep(_RECONNECT_SECONDS)
 

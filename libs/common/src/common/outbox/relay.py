@@ -89,6 +89,7 @@ class OutboxRelay:
             done, _ = await asyncio.wait({self._task}, timeout=_BACKOFF_SECONDS_MAX)
             if not done:
                 self._task.cancel()
+                await asyncio.wait({self._task})
 
     def committed(self, records: Iterable[StoredRecord]) -> None:
         """Take over records whose rows were just committed; beyond the memory's bound they wait for the sweep."""
@@ -108,17 +109,17 @@ class OutboxRelay:
         while not (self._stopping and not self._memory):
             try:
                 if time.monotonic() - swept_at >= SWEEP_SECONDS:
-                    await self._sweep()
-                    swept_at = time.monotonic()
+                    more = await self._sweep()
+                    swept_at = 0.0 if more else time.monotonic()
                 await self._relay()
                 failures = 0
-            except RETRYABLE as error:
+            except Exception as error:  # a relay that ends in silence would keep every event from then on
                 failures += 1
                 if failures == 1:
-                    log.warning("the outbox waits: %s", type(error).__name__)
+                    log.warning("the outbox waits: %s", type(error).__name__, exc_info=not isinstance(error, RETRYABLE))
                 if self._stopping:
                     return
-                await asyncio.sleep(min(0.1 * 2**failures, _BACKOFF_SECONDS_MAX))
+                await asyncio.sleep(min(0.1 * 2 ** min(failures, 8), _BACKOFF_SECONDS_MAX))
             else:
                 await self._pause()
 
@@ -151,7 +152,8 @@ class OutboxRelay:
         self._in_memory.difference_update(self._undeleted)
         self._undeleted.clear()
 
-    async def _sweep(self) -> None:
+    async def _sweep(self) -> bool:
+        """Take over rows that nobody relays; say whether there may be more."""
         room = min(RECORDS_MAX, MEMORY_RECORDS_MAX - len(self._memory))
         rows = await self._pool.fetch(_SWEEP, ORPHAN_SECONDS, list(self._in_memory), room)
         self.committed(
@@ -166,3 +168,4 @@ class OutboxRelay:
             )
             for row in rows
         )
+        return len(rows) == RECORDS_MAX

@@ -9,6 +9,7 @@ from __future__ import annotations
 from hashlib import sha256
 
 HASH_BYTES = 32
+TREE_SIZE_MAX = 2**63 - 1
 
 
 def leaf_hash(data: bytes) -> bytes:
@@ -53,7 +54,7 @@ def root_from_path(leaf: bytes, index: int, size: int, path: bytes) -> bytes:
 
     Raises ValueError when the path does not fit a leaf at `index` of a tree of `size` leaves.
     """
-    if not 0 <= index < size or len(path) % HASH_BYTES:
+    if not 0 <= index < size <= TREE_SIZE_MAX or len(path) % HASH_BYTES:
         raise ValueError("the inclusion path does not fit the tree")
     node, last, offset = leaf, size - 1, 0
     while last > 0:

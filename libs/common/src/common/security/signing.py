@@ -132,7 +132,10 @@ class TrustedKeys:
     def verify(self, signed: Signed) -> str:
         """Return the statement's digest (hexadecimal), or raise SignatureError."""
         proof = signed.proof
-        leaf = leaf_hash(canonical(signed.statement))
+        try:
+            leaf = leaf_hash(canonical(signed.statement))
+        except TypeError:
+            raise SignatureError(f"{self._purpose}: the statement has no canonical form") from None
         try:
             root = root_from_path(leaf, proof.index, proof.size, _unb64(proof.path))
         except ValueError as error:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 import traceback
 
 import orjson
 
 from common.times import now, rfc3339
 
+REPEAT_SECONDS = 30.0
+_OUTAGE_LOGGERS = ("aiokafka", "asyncpg.pool", "common.kafka.table", "ingestion.congestion")
 _CHATTY = ("aiokafka", "httpx", "httpcore", "uvicorn.error", "faststream")
 
 
@@ -27,7 +30,7 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "service": self._service,
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": _message(record),
         }
         if record.exc_info and record.exc_info[0] is not None:
             line["error"] = record.exc_info[0].__name__
@@ -36,10 +39,36 @@ class JsonFormatter(logging.Formatter):
         return orjson.dumps(line).decode()
 
 
+class OncePerOutage(logging.Filter):
+    """Lets the same line of a client through twice a minute: one that cannot connect says so ten times a second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said_at: dict[tuple[str, str], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Tell whether a record is to be written."""
+        if not record.name.startswith(_OUTAGE_LOGGERS):
+            return True
+        moment, line = time.monotonic(), (record.name, _message(record))
+        if moment - self._said_at.get(line, -REPEAT_SECONDS) < REPEAT_SECONDS:
+            return False
+        self._said_at = {said: at for said, at in self._said_at.items() if moment - at < REPEAT_SECONDS}
+        self._said_at[line] = moment
+        return True
+
+
+def _message(record: logging.LogRecord) -> str:
+    """The loop's own reports repeat the text of the exception below their first line."""
+    message = record.getMessage()
+    return message.partition("\n")[0] if record.name == "asyncio" else message
+
+
 def configure_logs(service: str, level: int = logging.INFO) -> None:
     """Send all logs of this process to standard error as JSON lines."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter(service))
+    handler.addFilter(OncePerOutage())
     logging.basicConfig(level=level, handlers=[handler], force=True)
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.WARNING)

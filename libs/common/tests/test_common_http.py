@@ -1,0 +1,142 @@
+"""Problem documents and health: what a caller and a supervisor see."""
+
+from __future__ import annotations
+
+import asyncio
+
+import httpx
+import pytest
+from fastapi import FastAPI, HTTPException
+from pydantic import BaseModel, ConfigDict, Field
+
+from common.http.health import consumer_check, health_routes
+from common.http.problems import MEDIA_TYPE, Problem, install_problem_handlers
+from common.kafka.consumer import ConsumerHealth
+
+CANARY = "jane.roe@example.org"
+
+
+class Address(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    street: str = Field(max_length=10)
+
+
+class Body(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    addresses: list[Address] = []
+
+
+@pytest.fixture
+async def client():
+    app = FastAPI()
+    install_problem_handlers(app)
+
+    @app.post("/things")
+    async def make(body: Body) -> dict[str, str]:
+        if body.name == "clause":
+            raise Problem(403, "rules-broken", "leave it out", clause="3(a)", retry_after_seconds=5, message_id="m1")
+        if body.name == "http":
+            raise HTTPException(410, "it is gone")
+        if body.name == "bug":
+            raise RuntimeError(CANARY)
+        return {"name": body.name}
+
+    checks = {"good": answer(None), "bad": answer("the disk is full"), "broken": failing, "slow": sleeping}
+    app.include_router(health_routes(checks))
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        yield client
+
+
+def answer(text):
+    async def check():
+        return text
+
+    return check
+
+
+async def failing():
+    raise ConnectionResetError(CANARY)
+
+
+async def sleeping():
+    await asyncio.sleep(60)
+
+
+async def refused(client, status, **request):
+    response = await client.post("/things", **request)
+    assert (response.status_code, response.headers["content-type"]) == (status, MEDIA_TYPE)
+    assert CANARY not in response.text
+    document = response.json()
+    assert document["status"] == status
+    return document, response
+
+
+async def test_a_problem_has_its_members_and_none_without_value(client):
+    document, response = await refused(client, 403, json={"name": "clause"})
+    assert document == {
+        "type": "urn:waystation:problem:rules-broken",
+        "title": "Rules broken",
+        "status": 403,
+        "detail": "leave it out",
+        "clause": "3(a)",
+        "message_id": "m1",
+    }
+    assert response.headers["retry-after"] == "5"
+
+
+async def test_an_unknown_field_is_named(client):
+    document, _ = await refused(client, 422, json={"name": "a", "addresses": [{"street": "b", "town": CANARY}]})
+    assert (document["type"], document["field"]) == ("urn:waystation:problem:unknown-field", "addresses.0.town")
+
+
+async def test_a_limit_is_told(client):
+    document, _ = await refused(client, 422, json={"name": "a", "addresses": [{"street": CANARY}]})
+    assert (document["type"], document["field"], document["limit"]) == (
+        "urn:waystation:problem:invalid-field",
+        "addresses.0.street",
+        10,
+    )
+
+
+@pytest.mark.parametrize("body", [b"{", b"\xff\xfe", b"", b"[]", b'"' + CANARY.encode() + b'"'])
+async def test_what_is_no_object_is_about_the_body(client, body):
+    document, _ = await refused(client, 422, content=body, headers={"content-type": "application/json"})
+    assert document["field"] == "body"
+
+
+async def test_errors_of_the_framework_are_problems_too(client):
+    document, _ = await refused(client, 410, json={"name": "http"})
+    assert (document["type"], document["detail"]) == ("urn:waystation:problem:gone", "it is gone")
+    assert (await client.get("/nowhere")).json()["type"] == "urn:waystation:problem:not-found"
+    assert (await client.delete("/things")).json()["status"] == 405
+
+
+async def test_a_bug_is_a_problem_that_tells_nothing(client):
+    document, _ = await refused(client, 500, json={"name": "bug"})
+    assert document["type"] == "urn:waystation:problem:internal-error"
+
+
+async def test_readiness_names_each_part_that_is_not_there(client):
+    assert (await client.get("/livez")).status_code == 200
+    response = await client.get("/readyz")
+    assert (response.status_code, response.json()) == (
+        503,
+        {
+            "status": "not ready",
+            "wrong": {"bad": "the disk is full", "broken": "ConnectionResetError", "slow": "TimeoutError"},
+        },
+    )
+
+
+async def test_a_subscription_is_ready_with_an_assignment_and_without_a_failure():
+    health = ConsumerHealth("moderation.screening", "intake.messages")
+    check = consumer_check(health)
+    assert "no assignment yet" in await check()
+    health.assigned = True
+    assert await check() is None
+    health.failing_since, health.last_error = 1.0, "PublishError"
+    assert await check() == "group moderation.screening waits: PublishError"

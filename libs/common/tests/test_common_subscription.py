@@ -1,0 +1,104 @@
+"""What a subscription does with a batch that a rebalance overtook; all else is tested against a real broker."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from aiokafka import ConsumerRecord, TopicPartition
+
+from common.events import StandingChanged, encode
+from common.kafka.consumer import ConsumerHealth, RetryableError, Subscription, _Drain
+
+TOPIC = StandingChanged.TOPIC
+
+
+class FakeConsumer:
+    """Has partitions, takes commits and seeks."""
+
+    def __init__(self, *partitions):
+        self.places = {TopicPartition(TOPIC, partition) for partition in partitions}
+        self.commits, self.seeks = [], {}
+
+    def assignment(self):
+        return self.places
+
+    async def commit(self, offsets):
+        self.commits.append({place.partition: offset for place, offset in offsets.items()})
+
+    def seek(self, place, offset):
+        self.seeks[place.partition] = offset
+
+
+class Remembering:
+    """A handler that remembers revisions, or fails."""
+
+    def __init__(self, error=None):
+        self.error, self.revisions = error, []
+
+    async def __call__(self, batch):
+        if self.error:
+            raise self.error
+        self.revisions += [received.event.revision for received in batch]
+
+
+def record(partition, offset):
+    event = StandingChanged(
+        account_id="acme",
+        standing="good",
+        revision=offset,
+        clause=None,
+        reason="",
+        complaint_id=None,
+        decided_by="machine",
+        since="2026-01-31T09:30:00.000Z",
+    )
+    key, value, headers = encode(event)[1:]
+    return ConsumerRecord(TOPIC, partition, offset, 0, 0, key, value, None, len(key), len(value), headers)
+
+
+def subscription(consumer, handler):
+    made = Subscription(StandingChanged, "tests.group", handler, publisher=None, instance="tests-1", cycle_seconds=0)
+    made._subscriber = SimpleNamespace(consumer=consumer)
+    made.health.assigned = True
+    return made
+
+
+async def test_the_offset_behind_the_last_record_of_each_partition_is_committed():
+    consumer, handler = FakeConsumer(0, 1), Remembering()
+    await subscription(consumer, handler)._consume([record(0, 4), record(0, 5), record(1, 9)])
+    assert (handler.revisions, consumer.commits) == ([4, 5, 9], [{0: 6, 1: 10}])
+
+
+async def test_records_of_a_partition_that_was_taken_away_are_left_to_its_new_owner():
+    consumer, handler = FakeConsumer(1), Remembering()
+    await subscription(consumer, handler)._consume([record(0, 4), record(1, 9)])
+    assert (handler.revisions, consumer.commits) == ([9], [{1: 10}])
+
+
+async def test_nothing_is_handled_between_a_revocation_and_the_next_assignment():
+    consumer, handler = FakeConsumer(0), Remembering()
+    subject = subscription(consumer, handler)
+    drain = _Drain(subject._in_hand, subject.health)
+    await drain.on_partitions_revoked({TopicPartition(TOPIC, 0)})
+    await subject._consume([record(0, 4)])
+    assert (handler.revisions, consumer.commits) == ([], [])
+    await drain.on_partitions_assigned({TopicPartition(TOPIC, 0)})
+    await subject._consume([record(0, 4)])
+    assert (handler.revisions, consumer.commits) == ([4], [{0: 5}])
+
+
+async def test_a_failed_batch_is_rewound_to_its_first_record_in_every_partition_that_is_still_here():
+    consumer = FakeConsumer(0, 1)
+    subject = subscription(consumer, Remembering(RetryableError()))
+    await subject._consume([record(0, 4), record(0, 5), record(1, 9)])
+    assert (consumer.seeks, consumer.commits) == ({0: 4, 1: 9}, [])
+    assert isinstance(subject.health, ConsumerHealth)
+    assert subject.health.last_error == "RetryableError"
+
+
+@pytest.mark.parametrize(("failures", "seconds"), [(1, 0.25), (2, 0.5), (3, 1.0), (6, 5.0), (100_000, 5.0)])
+def test_the_wait_between_attempts_grows_to_a_limit(failures, seconds):
+    subject = subscription(FakeConsumer(), Remembering())
+    subject._failures = failures
+    assert subject._backoff_seconds() == seconds
