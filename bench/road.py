@@ -71,9 +71,7 @@ def run(stack: Stack, record: Path, arguments: argparse.Namespace) -> list[dict[
             rehearsal.wait_until_at_rest(arguments.warm_up, REST_SECONDS)
         load = items(recipients("kunde", arguments.messages), text_bytes=TEXT_BYTES, tag="run-")
         before, started = processes(stack, rehearsal), time.monotonic()
-        admitted = asyncio.run(
-            rehearsal.send(account, load, batch=arguments.batch, connections=arguments.connections)
-        )
+        admitted = asyncio.run(rehearsal.send(account, load, batch=arguments.batch, connections=arguments.connections))
         accepted_at = time.monotonic()
         states = rehearsal.wait_until_at_rest(arguments.warm_up + arguments.messages, REST_SECONDS)
         ended, after = time.monotonic(), processes(stack, rehearsal)
@@ -86,7 +84,14 @@ def run(stack: Stack, record: Path, arguments: argparse.Namespace) -> list[dict[
     doubled = sum(seen[one.digest] > 1 for one in admitted)
     measures = [
         measure("accepted", count / (accepted_at - started), "1/s"),
-        measure("delivered", count / (ended - started), "1/s", goal=800.0, comparison=">=", note=f"batches of {arguments.batch}"),
+        measure(
+            "delivered",
+            count / (ended - started),
+            "1/s",
+            goal=800.0,
+            comparison=">=",
+            note=f"batches of {arguments.batch}",
+        ),
         measure("lost", lost, "messages", goal=0, comparison="<="),
         measure("duplicates", doubled, "messages", goal=0, comparison="<="),
         measure("in doubt", states["in_doubt"], "messages", goal=0, comparison="<="),
@@ -154,9 +159,15 @@ def report(measures: list[dict[str, Any]], arguments: argparse.Namespace) -> Non
     missed = [one["name"] for one in measures if one["goal"] is not None and not reached(one)]
     console.print(f"missed: {', '.join(missed)}" if missed else "every goal is reached")
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-    machine = {"cores": os.cpu_count(), "cpu": platform.processor() or platform.machine(), "python": sys.version.split()[0]}
+    machine = {
+        "cores": os.cpu_count(),
+        "cpu": platform.processor() or platform.machine(),
+        "python": sys.version.split()[0],
+    }
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps({"machine": machine, "commit": commit, "measures": measures}, indent=2) + "\n")
+    arguments.output.write_text(
+        json.dumps({"machine": machine, "commit": commit, "measures": measures}, indent=2) + "\n"
+    )
 
 
 def reached(one: dict[str, Any]) -> bool:

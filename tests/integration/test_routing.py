@@ -522,11 +522,20 @@ async def test_what_the_vault_withholds_is_withheld_without_an_attempt(pool, kin
         assert world.provider.calls == []
 
 
-@pytest.mark.parametrize("kind", ["spent", "stale-epoch"])
-async def test_rule_spent_a_refusal_because_somebody_went_further_drops_the_lease(pool, kind):
+async def test_rule_spent_a_row_older_than_the_vaults_receipt_is_not_handed_over_again(pool):
     async with running(World(pool)) as world:
         event = world.message()
-        world.vault.refusals[event.message.event_id] = kind
+        world.vault.refusals[event.message.event_id] = "spent"
+        await world.plan(event)
+        await world.until(event, "handed_over")
+        assert world.provider.calls == []
+        assert await world.attempts(event) == []
+
+
+async def test_rule_vault_epoch_a_refusal_because_somebody_went_further_drops_the_lease(pool):
+    async with running(World(pool)) as world:
+        event = world.message()
+        world.vault.refusals[event.message.event_id] = "stale-epoch"
         await world.plan(event)
         async with asyncio.timeout(3):
             while world.dispatcher.leases or not world.vault.asked:

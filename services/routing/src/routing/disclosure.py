@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from routing.leases import Leased
     from routing.providers import Provider
 
-# Refusals after which another worker, or nobody, goes on with the delivery.
-_LEASE_IS_LOST = frozenset({"spent", "stale-epoch"})
+# Another worker has gone further with the delivery.
+_STALE_EPOCH = "stale-epoch"
+# The vault holds a signed receipt of the hand-over. A row that still waits is one of a database put back to earlier.
+_SPENT = "spent"
 # Refusals that are final for the message.
 _WITHHELD = frozenset({"erased", "withdrawn", "suppressed", "restricted", "unknown-recipient", "bad-capsule"})
 
@@ -38,7 +40,7 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Withheld:
-    """A leased delivery that must not be handed over now: the state it goes to, and why."""
+    """A leased delivery that must not be handed over (again, or now): the state it goes to, and why."""
 
     leased: Leased
     state: DeliveryState
@@ -93,8 +95,10 @@ def _opened(leased: Leased, answer: DiscloseAnswer) -> Ready | Withheld | Lost:
 
 
 def _refused(leased: Leased, kind: str) -> Withheld | Lost:
-    if kind in _LEASE_IS_LOST:
+    if kind == _STALE_EPOCH:
         return Lost(leased)
+    if kind == _SPENT:
+        return Withheld(leased, DeliveryState.HANDED_OVER, "vault: spent, it has the receipt of an earlier hand-over")
     if kind in _WITHHELD:
         return Withheld(leased, DeliveryState.WITHHELD, f"vault: {kind}")
     return Withheld(leased, DeliveryState.PLANNED, f"vault: {kind}; tried again later")
