@@ -148,7 +148,7 @@ def kafka_broker(access: KafkaAccess, *, client_id: str) -> KafkaBroker:
         allow_auto_create_topics=False,
         apply_types=False,
         graceful_timeout=15.0,
-        logger=logging.getLogger("faststream"),
+        logger=logging.getLogger(f"{__name__}.framework"),
         log_level=logging.DEBUG,
     )
 

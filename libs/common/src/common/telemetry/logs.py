@@ -13,7 +13,9 @@ from common.times import now, rfc3339
 
 REPEAT_SECONDS = 30.0
 _OUTAGE_LOGGERS = ("aiokafka", "asyncpg.pool", "common.kafka.table", "ingestion.congestion")
-_CHATTY = ("aiokafka", "httpx", "httpcore", "uvicorn.error", "faststream")
+_CHATTY = ("aiokafka", "httpx", "httpcore", "uvicorn.error")
+# They warn of what is meant (topics are never created by a service) and of what heals (a broker that is starting).
+_WARNING_TOO_EASILY = ("aiokafka.consumer.group_coordinator", "common.kafka.consumer.framework")
 
 
 class JsonFormatter(logging.Formatter):
@@ -72,3 +74,5 @@ def configure_logs(service: str, level: int = logging.INFO) -> None:
     logging.basicConfig(level=level, handlers=[handler], force=True)
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.WARNING)
+    for name in _WARNING_TOO_EASILY:
+        logging.getLogger(name).setLevel(logging.ERROR)

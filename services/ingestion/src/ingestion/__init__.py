@@ -1,0 +1,1 @@
+"""The door: accounts, instructions, admitted messages."""

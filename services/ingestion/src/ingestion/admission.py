@@ -1,0 +1,424 @@
+"""The way of a batch through the door: decide, compose, seal, sign, store. Each step once for all of the batch.
+
+Nothing of a batch is kept before the one statement that stores messages and outbox rows together (rule
+`oneTransaction`); until then every failure leaves no trace here, and after it every item has been answered for good.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import orjson
+
+from common.contracts.vault import SealAnswer, SealCall, SealItem
+from common.events import MessageAdmitted, encode
+from common.events.intake import SealedContent
+from common.http.problems import TYPE_PREFIX, Problem
+from common.http.vault import VaultRefusedError
+from common.ids import new_id
+from common.security.sealing import new_message_key, seal
+from common.security.signing import statement_digest
+from common.times import rfc3339
+from ingestion import store
+from ingestion.domain import (
+    Authority,
+    Inbox,
+    RulesInForce,
+    TokenBucket,
+    Window,
+    check_account,
+    check_basis,
+    check_rate,
+    checked_key,
+    used_grants,
+    validity,
+)
+from ingestion.errors import SealUnavailableError
+from ingestion.mail import final_mail, normal_address, recipient_address
+from ingestion.mime import Mailbox
+from ingestion.store import AdmittedRow, Key, NewMessage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from datetime import datetime
+
+    from common.outbox import StoredRecord
+    from common.postgres.pool import Pool
+    from common.security.signing import Signed, Signer, Statement
+    from ingestion.submission import MessageItem, Parsed
+
+_ITEMS_BETWEEN_YIELDS = 25
+
+Outcome = AdmittedRow | Problem
+
+
+class Submission(NamedTuple):
+    """One item as it came, with the digest of the key it came with and its trace context."""
+
+    key_digest: bytes
+    parsed: Parsed
+    traceparent: bytes | None = None
+
+
+class Sealer(Protocol):
+    """What the vault does for the door."""
+
+    async def seal(self, call: SealCall, /) -> Sequence[SealAnswer]:
+        """Find or create recipients and wrap message keys."""
+
+
+class Relay(Protocol):
+    """Who publishes what was stored."""
+
+    def committed(self, records: Iterable[StoredRecord], /) -> None:
+        """Take over records whose rows were just committed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one account and one mail may take."""
+
+    content_bytes_max: int
+    messages_per_second_max: float
+    messages_burst_max: int
+
+
+class _Candidate(NamedTuple):
+    """An item that passed every check that needs no content."""
+
+    position: int
+    item: MessageItem
+    authority: Authority
+    inbox: Inbox
+    grants: tuple[str, ...]
+    window: Window
+    address: str
+    fingerprint: bytes
+    key: Key | None
+    traceparent: bytes | None
+
+
+class _Composed(NamedTuple):
+    candidate: _Candidate
+    message_id: str
+    message_key: bytes
+    content_digest: str
+    content_bytes: int
+    envelope: bytes
+    content: bytes
+
+
+class _Follower(NamedTuple):
+    """An item with the idempotency key of another item of the same batch."""
+
+    position: int
+    leader: _Candidate
+    fingerprint: bytes
+
+
+class _View(NamedTuple):
+    """What a batch is decided by: all of one moment, and the idempotency keys that the batch itself has used."""
+
+    authorities: Mapping[bytes, Authority]
+    known: Mapping[Key, AdmittedRow]
+    leaders: dict[Key, _Candidate]
+    now: datetime
+
+    def opened(self, submission: Submission) -> Authority:
+        """Return what stands behind the key of a submission, or raise the Problem with the key."""
+        return checked_key(self.authorities.get(submission.key_digest), self.now)
+
+
+class Admission:
+    """Admits or refuses batches of items; its `admit` is the work of the coalescer."""
+
+    def __init__(
+        self,
+        *,
+        pool: Pool,
+        sealer: Sealer,
+        signer: Signer,
+        relay: Relay,
+        rules: RulesInForce,
+        limits: Limits,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._pool = pool
+        self._sealer = sealer
+        self._signer = signer
+        self._relay = relay
+        self._rules = rules
+        self._limits = limits
+        self._now = now
+        self._buckets: dict[str, TokenBucket] = {}
+
+    async def admit(self, submissions: Sequence[Submission]) -> Sequence[Outcome]:
+        """Return the outcome of each item, in order.
+
+        Raises:
+            RetryableError and its like: something outside is away; nothing was kept.
+        """
+        now = self._now()
+        authorities = await store.authorities(self._pool, {each.key_digest for each in submissions}, self._rules)
+        known = await store.known_messages(self._pool, list(_keys(submissions, authorities)))
+        view = _View(authorities, known, {}, now)
+        outcomes: dict[int, Outcome] = {}
+        candidates: list[_Candidate] = []
+        followers: list[_Follower] = []
+        for position, submission in enumerate(submissions):
+            try:
+                found = self._decide(position, submission, view)
+            except Problem as refusal:
+                found = refusal
+            if isinstance(found, _Candidate):
+                candidates.append(found)
+                if found.key is not None:
+                    view.leaders[found.key] = found
+            elif isinstance(found, _Follower):
+                followers.append(found)
+            else:
+                outcomes[position] = found
+            await _yield_now_and_then(position)
+        if candidates:
+            await self._admit_candidates(candidates, outcomes, now)
+        for follower in followers:
+            outcomes[follower.position] = _follow(follower, outcomes[follower.leader.position])
+        return [outcomes[position] for position in range(len(submissions))]
+
+    def _decide(self, position: int, submission: Submission, view: _View) -> _Candidate | _Follower | Outcome:
+        """Make the checks that need no content, in the order of the contract; a Problem is raised or returned."""
+        authority, item = view.opened(submission), submission.parsed
+        if isinstance(item, Problem):
+            return item
+        key, fingerprint = _key_of(authority, item), item.fingerprint()
+        if key is not None and key in view.known:
+            return _answer_again(view.known[key], fingerprint)
+        if key is not None and key in view.leaders:
+            return _Follower(position, view.leaders[key], fingerprint)
+        grants = used_grants(authority, item.tool, view.now)
+        check_account(authority, self._rules)
+        check_rate(self._bucket(authority.account_id).take(time.monotonic()))
+        inbox = _inbox(authority, item)
+        address = recipient_address(item.recipient.address)
+        basis = item.legal_basis
+        check_basis(vouched_for=basis is not None and bool(basis.reference or basis.attested))
+        window = validity(item.not_before, item.not_after, view.now)
+        return _Candidate(
+            position, item, authority, inbox, grants, window, address, fingerprint, key, submission.traceparent
+        )
+
+    async def _admit_candidates(
+        self, candidates: Sequence[_Candidate], outcomes: dict[int, Outcome], now: datetime
+    ) -> None:
+        composed: list[_Composed] = []
+        for number, candidate in enumerate(candidates):
+            try:
+                composed.append(self._compose(candidate, now))
+            except Problem as refusal:
+                outcomes[candidate.position] = refusal
+            await _yield_now_and_then(number)
+        if not composed:
+            return
+        sealed: list[tuple[_Composed, str, SealedContent]] = []
+        for each, answer in zip(composed, await self._seal(composed), strict=True):
+            if answer.token is None or answer.capsule is None:
+                outcomes[each.candidate.position] = _vault_refusal(answer)
+                continue
+            content = SealedContent.model_construct(
+                capsule=answer.capsule, envelope=each.envelope, content=each.content
+            )
+            sealed.append((each, answer.token, content))
+        if sealed:
+            outcomes.update(await self._store(await self._sign(sealed, now)))
+
+    def _compose(self, candidate: _Candidate, now: datetime) -> _Composed:
+        item, message_id, key = candidate.item, new_id(), new_message_key()
+        mail = final_mail(
+            item.content,
+            inbox=candidate.inbox,
+            recipient=Mailbox(candidate.address, item.recipient.name),
+            message_id=message_id,
+            date=now,
+            content_bytes_max=self._limits.content_bytes_max,
+        )
+        envelope = orjson.dumps({"mail_from": candidate.inbox.address, "smtputf8": mail.smtputf8})
+        return _Composed(
+            candidate,
+            message_id,
+            key,
+            sha256(mail.content).hexdigest(),
+            len(mail.content),
+            seal(key, message_id, "envelope", envelope),
+            seal(key, message_id, "content", mail.content),
+        )
+
+    async def _seal(self, composed: Sequence[_Composed]) -> Sequence[SealAnswer]:
+        items = [
+            SealItem.model_construct(
+                account_id=each.candidate.authority.account_id,
+                message_id=each.message_id,
+                address=each.candidate.address,
+                fields={"name": name} if (name := each.candidate.item.recipient.name) else {},
+                message_key=each.message_key,
+            )
+            for each in composed
+        ]
+        try:
+            return await self._sealer.seal(SealCall.model_construct(purpose="intake", items=items))
+        except VaultRefusedError as error:
+            raise SealUnavailableError(str(error)) from error
+
+    async def _sign(
+        self, sealed: Sequence[tuple[_Composed, str, SealedContent]], now: datetime
+    ) -> list[tuple[int, NewMessage]]:
+        statements, admitted_at = [], rfc3339(now)
+        for number, (each, token, content) in enumerate(sealed):
+            statements.append(self._statement(each, token, content, admitted_at))
+            await _yield_now_and_then(number)
+        messages = []
+        signed = self._signer.sign(statements)
+        for number, ((each, _, content), instruction) in enumerate(zip(sealed, signed, strict=True)):
+            messages.append((each.candidate.position, _new_message(each, content, instruction, now)))
+            await _yield_now_and_then(number)
+        return messages
+
+    def _statement(self, each: _Composed, token: str, content: SealedContent, admitted_at: str) -> Statement:
+        """Return what `Instruction.statement` returns for the same facts, without the model's cost."""
+        candidate = each.candidate
+        item, basis, window = candidate.item, candidate.item.legal_basis, candidate.window
+        assert basis is not None
+        return {
+            "message_id": each.message_id,
+            "account_id": candidate.authority.account_id,
+            "user_id": candidate.authority.user_id,
+            "grants": list(candidate.grants),
+            "rules_version": self._rules.version,
+            "tool": candidate.inbox.tool,
+            "direction": "outbound",
+            "inbox_id": candidate.inbox.id,
+            "recipient_token": token,
+            "purpose": item.purpose,
+            "legal_basis": f"{basis.kind}:{basis.reference}" if basis.reference else basis.kind,
+            "content_digest": each.content_digest,
+            "content_bytes": each.content_bytes,
+            "sealed_digest": content.digest(),
+            "not_before": rfc3339(window.not_before),
+            "not_after": rfc3339(window.not_after),
+            "duplicates_allowed": item.duplicates_allowed,
+            "admitted_at": admitted_at,
+        }
+
+    async def _store(self, messages: Sequence[tuple[int, NewMessage]]) -> dict[int, Outcome]:
+        stored = await store.admit(self._pool, [message for _, message in messages])
+        self._relay.committed(stored.values())
+        outcomes: dict[int, Outcome] = {
+            position: message.row for position, message in messages if message.row.id in stored
+        }
+        lost = {
+            (message.account_id, message.idempotency_key): (position, message)
+            for position, message in messages
+            if message.row.id not in stored and message.idempotency_key is not None
+        }
+        winners = await store.known_messages(self._pool, list(lost))
+        for key, (position, message) in lost.items():
+            outcomes[position] = _answer_again(winners[key], message.row.fingerprint)
+        return outcomes
+
+    def _bucket(self, account_id: str) -> TokenBucket:
+        bucket = self._buckets.get(account_id)
+        if bucket is None:
+            limits = self._limits
+            bucket = TokenBucket.full(limits.messages_per_second_max, limits.messages_burst_max, time.monotonic())
+            self._buckets[account_id] = bucket
+        return bucket
+
+
+async def _yield_now_and_then(number: int) -> None:
+    """Let other requests have the loop after some milliseconds of work."""
+    if number % _ITEMS_BETWEEN_YIELDS == _ITEMS_BETWEEN_YIELDS - 1:
+        await asyncio.sleep(0)
+
+
+def _key_of(authority: Authority, item: MessageItem) -> Key | None:
+    if item.idempotency_key is None:
+        return None
+    return authority.account_id, sha256(item.idempotency_key.encode()).digest()
+
+
+def _keys(submissions: Iterable[Submission], authorities: Mapping[bytes, Authority]) -> Iterable[Key]:
+    for submission in submissions:
+        authority = authorities.get(submission.key_digest)
+        if authority is None or isinstance(submission.parsed, Problem):
+            continue
+        if key := _key_of(authority, submission.parsed):
+            yield key
+
+
+def _answer_again(row: AdmittedRow, fingerprint: bytes) -> Outcome:
+    if row.fingerprint == fingerprint:
+        return row
+    return Problem(
+        422,
+        "idempotency-key-reused",
+        "a message with other content was admitted under this idempotency key: use a new key for new content",
+        field="idempotency_key",
+    )
+
+
+def _follow(follower: _Follower, first: Outcome) -> Outcome:
+    if isinstance(first, AdmittedRow):
+        return _answer_again(first, follower.fingerprint)
+    if follower.leader.fingerprint == follower.fingerprint:
+        return first
+    return Problem(
+        409,
+        "idempotency-key-in-use",
+        "another item of the same time used this idempotency key and was refused: send this one again",
+        field="idempotency_key",
+    )
+
+
+def _inbox(authority: Authority, item: MessageItem) -> Inbox:
+    inbox = authority.inboxes.get(item.inbox) or authority.inboxes.get(normal_address(item.inbox))
+    if inbox is None or inbox.tool != item.tool:
+        raise Problem(
+            422, "unknown-inbox", f"the account has no such inbox for {item.tool}: name one of its own", field="inbox"
+        )
+    return inbox
+
+
+def _vault_refusal(answer: SealAnswer) -> Problem:
+    problem = answer.problem or {}
+    kind = str(problem.get("type", TYPE_PREFIX + "not-sealed")).removeprefix(TYPE_PREFIX)
+    detail = str(problem.get("detail", "the recipient's data could not be sealed"))
+    return Problem(int(problem.get("status", 422)), kind, detail, field="recipient", limit=problem.get("limit"))
+
+
+def _new_message(each: _Composed, content: SealedContent, signed: Signed, now: datetime) -> NewMessage:
+    candidate = each.candidate
+    instruction = orjson.dumps({"statement": signed.statement, "proof": signed.proof.__dict__})
+    sealed = content.__pydantic_serializer__.to_json(content)
+    event = MessageAdmitted.model_construct(instruction=signed, sealed=content)
+    body = b'{"instruction":%s,"sealed":%s}' % (instruction, sealed)
+    row = AdmittedRow(
+        each.message_id,
+        candidate.fingerprint,
+        each.content_digest,
+        signed.statement["recipient_token"],
+        instruction.decode(),
+    )
+    return NewMessage(
+        row=row,
+        account_id=candidate.authority.account_id,
+        idempotency_key=None if candidate.key is None else candidate.key[1],
+        tool=candidate.item.tool,
+        inbox_id=candidate.inbox.id,
+        instruction_digest=statement_digest(signed.statement),
+        reference=candidate.item.reference,
+        admitted_at=now,
+        record=encode(event, traceparent=candidate.traceparent, body=body),
+    )

@@ -1,0 +1,274 @@
+"""The public API: one message, a batch, the trace of a message."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from hashlib import sha256
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import orjson
+from fastapi import APIRouter, Path, Request, Response
+from pydantic import BaseModel, ConfigDict
+
+from common.events.routing import DeliveryState
+from common.http.problems import MEDIA_TYPE, Problem, ProblemDocument
+from common.kafka.consumer import RETRYABLE
+from common.security.signing import Proof
+from ingestion.admission import Submission
+from ingestion.submission import IDEMPOTENCY_KEY_CHARACTERS_MAX, MessageBatch, MessageItem, parse_batch, parse_single
+from ingestion.trace import Viewer, trace
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from starlette.datastructures import Headers
+
+    from common.postgres.pool import Pool
+    from common.security.tokens import TokenVerifier
+    from ingestion.admission import Outcome
+    from ingestion.body import Bodies
+    from ingestion.coalescer import Coalescer
+    from ingestion.congestion import CongestionSampler
+    from ingestion.domain import RulesInForce
+    from ingestion.store import AdmittedRow
+
+IDEMPOTENCY_KEY = "idempotency-key"
+RETRY_AFTER_SECONDS = 1
+WAITING_ITEMS_MAX = 10_000
+WAITING_BYTES_MAX = 128 * 1024 * 1024
+
+_IDEMPOTENCY_KEY_PARAMETER = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "description": "The same key with the same content gives the first answer again; with other content, 422.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": IDEMPOTENCY_KEY_CHARACTERS_MAX},
+}
+_KEY = re.compile(r"wk_[A-Za-z0-9_-]{20,100}")
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+class Acceptance(BaseModel):
+    """The instruction as ingestion signed it; `waystation` and any RFC 6962 library can check it."""
+
+    statement: dict[str, Any]
+    proof: Proof
+
+
+class AdmittedMessage(BaseModel):
+    """A message that was admitted: from here on it survives a power cut. `digest` is the SHA-256 of its final bytes."""
+
+    id: str
+    digest: str
+    recipient_token: str
+    acceptance: Acceptance
+
+
+class ItemAnswer(BaseModel):
+    """The answer to one item: `message` with status 202, or `problem`."""
+
+    status: int
+    message: AdmittedMessage | None = None
+    problem: ProblemDocument | None = None
+
+
+class BatchAnswer(BaseModel):
+    """One answer per item, in their order."""
+
+    items: list[ItemAnswer]
+
+
+class TraceStep(BaseModel):
+    """One step on the road; `admitted` is the door's, all others are routing's."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    sequence: int
+    state: Literal["admitted"] | DeliveryState
+    reason: str
+    attempt: int | None = None
+    provider: str | None = None
+    reply_code: int | None = None
+    occurred_at: datetime
+
+
+class MessageTrace(BaseModel):
+    """How far a message has come."""
+
+    id: str
+    account_id: str
+    tool: str
+    inbox_id: str
+    recipient_token: str
+    reference: str | None
+    digest: str
+    state: Literal["admitted"] | DeliveryState
+    admitted_at: datetime
+    steps: list[TraceStep]
+    acceptance: Acceptance
+
+
+class RulesVersion(BaseModel):
+    """The rules in force; `text_digest` is the SHA-256 of their file, hexadecimal."""
+
+    version: str
+    text_digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """What the public routes work with."""
+
+    pool: Pool
+    coalescer: Coalescer[Submission, Outcome]
+    congestion: CongestionSampler
+    bodies: Bodies
+    rules: RulesInForce
+    operators: TokenVerifier
+
+
+def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    return {status: {"model": ProblemDocument, "content": {MEDIA_TYPE: {}}} for status in statuses}
+
+
+def _json_body(model: type[BaseModel]) -> dict[str, Any]:
+    schema = {"$ref": f"#/components/schemas/{model.__name__}"}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+def public_routes(door: Door) -> APIRouter:
+    """Return the routes that accounts use, with an API key as bearer token."""
+    router = APIRouter(prefix="/v1", tags=["messages"])
+
+    @router.post(
+        "/messages",
+        status_code=202,
+        response_model=AdmittedMessage,
+        responses=_problems(400, 401, 403, 409, 413, 422, 429, 503),
+        openapi_extra={**_json_body(MessageItem), "parameters": [_IDEMPOTENCY_KEY_PARAMETER]},
+    )
+    async def post_message(request: Request) -> Response:
+        """Admit one message; the same idempotency key with the same content gives the first answer again."""
+        key_digest, body = await _received(door, request, single=True)
+        parsed = parse_single(body, request.headers.get(IDEMPOTENCY_KEY))
+        submission = Submission(key_digest, parsed, _traceparent(request.headers))
+        (outcome,) = await _admit(door, [submission], len(body))
+        if isinstance(outcome, Problem):
+            return refused(outcome)
+        return Response(orjson.dumps(admitted_document(outcome)), 202, media_type="application/json")
+
+    @router.post(
+        "/messages:batch",
+        response_model=BatchAnswer,
+        responses=_problems(400, 401, 413, 422, 503),
+        openapi_extra=_json_body(MessageBatch),
+    )
+    async def post_batch(request: Request) -> Response:
+        """Admit up to 500 messages; each has its own answer, in the order of the items."""
+        key_digest, body = await _received(door, request, single=False)
+        try:
+            parsed = parse_batch(body)
+        except Problem as whole:
+            (outcome,) = await _admit(door, [Submission(key_digest, whole)], len(body))
+            assert isinstance(outcome, Problem)
+            return refused(outcome)
+        traceparent = _traceparent(request.headers)
+        submissions = [Submission(key_digest, item, traceparent) for item in parsed]
+        outcomes = await _admit(door, submissions, len(body))
+        first = outcomes[0]
+        if isinstance(first, Problem) and first.status == 401:
+            return refused(first)
+        answer = {"items": [_item_document(outcome) for outcome in outcomes]}
+        return Response(orjson.dumps(answer), 200, media_type="application/json")
+
+    @router.get("/messages/{message_id}", response_model=MessageTrace, responses=_problems(401, 404, 503))
+    async def get_message(request: Request, message_id: Annotated[str, Path(max_length=100)]) -> Response:
+        """Return the trace of one of the account's own messages."""
+        try:
+            viewer = Viewer.of(request.headers.get("authorization"), door.operators, api_key_digest)
+            document = await trace(door.pool, message_id, viewer, door.rules)
+        except Problem as problem:
+            return refused(problem)
+        except RETRYABLE:
+            return refused(_unavailable())
+        return Response(orjson.dumps(document), media_type="application/json")
+
+    @router.get("/rules")
+    async def get_rules() -> RulesVersion:
+        """Tell which version of the rules is in force; an account has to accept it before it may send."""
+        return RulesVersion(version=door.rules.version, text_digest=door.rules.text_digest)
+
+    return router
+
+
+def api_key_digest(authorization: str | None) -> bytes:
+    """Return the SHA-256 of the API key in an Authorization header.
+
+    Raises:
+        Problem: there is none, or it cannot be one.
+    """
+    scheme, _, key = (authorization or "").partition(" ")
+    if scheme.lower() != "bearer" or not key:
+        raise Problem(401, "no-key", "send the API key as Authorization: Bearer wk_...", field="authorization")
+    if not _KEY.fullmatch(key):
+        raise Problem(401, "unknown-key", "this is no API key: they begin with wk_", field="authorization")
+    return sha256(key.encode()).digest()
+
+
+def admitted_document(row: AdmittedRow) -> dict[str, Any]:
+    """Return the answer to a message that was admitted, now or before."""
+    return {
+        "id": row.id,
+        "digest": row.content_digest,
+        "recipient_token": row.recipient_token,
+        "acceptance": orjson.Fragment(row.signed_instruction),
+    }
+
+
+def refused(problem: Problem) -> Response:
+    """Return the response of a problem, with what HTTP wants beside it."""
+    response = problem.response()
+    if problem.status == 401:
+        response.headers["www-authenticate"] = "Bearer"
+    if problem.kind == "body-too-large":
+        response.headers["connection"] = "close"
+    return response
+
+
+async def _received(door: Door, request: Request, *, single: bool) -> tuple[bytes, bytes]:
+    if refusal := door.congestion.refusal(single=single):
+        raise refusal
+    if door.coalescer.waiting > WAITING_ITEMS_MAX or door.coalescer.waiting_bytes > WAITING_BYTES_MAX:
+        raise Problem(503, "door-busy", "too much waits at the door: come back in a second", retry_after_seconds=1)
+    door.bodies.check_announced(request)
+    key_digest = api_key_digest(request.headers.get("authorization"))
+    return key_digest, await door.bodies.read(request)
+
+
+async def _admit(door: Door, submissions: Sequence[Submission], size_bytes: int) -> Sequence[Outcome]:
+    try:
+        return await door.coalescer.submit(submissions, size_bytes)
+    except RETRYABLE as error:
+        raise _unavailable() from error
+
+
+def _unavailable() -> Problem:
+    return Problem(
+        503,
+        "temporarily-unavailable",
+        "something the door needs is away: nothing of this request was kept, send it again with the same keys",
+        retry_after_seconds=RETRY_AFTER_SECONDS,
+    )
+
+
+def _item_document(outcome: Outcome) -> dict[str, Any]:
+    if isinstance(outcome, Problem):
+        return {"status": outcome.status, "problem": outcome.document()}
+    return {"status": 202, "message": admitted_document(outcome)}
+
+
+def _traceparent(headers: Headers) -> bytes | None:
+    text = headers.get("traceparent", "")
+    return text.encode() if _TRACEPARENT.fullmatch(text) else None

@@ -1,0 +1,134 @@
+"""Builds the door and says in which order its parts start and stop."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING
+
+from fastapi import FastAPI
+
+from common.events import ReceiptIssued, StandingChanged
+from common.http.health import consumer_check, health_routes, postgres_check
+from common.http.problems import install_problem_handlers
+from common.http.server import stop_process
+from common.http.vault import VaultClient
+from common.kafka.consumer import Subscription, kafka_broker
+from common.kafka.publisher import Publisher
+from common.kafka.table import TableReader
+from common.outbox import OutboxRelay
+from common.postgres.pool import connect_pool
+from common.security.signing import Signer, TrustedKeys
+from common.security.tokens import TokenIssuer, TokenVerifier
+from common.times import now
+from ingestion.admission import Admission, Limits
+from ingestion.api import Door, public_routes
+from ingestion.body import Bodies
+from ingestion.coalescer import Coalescer
+from ingestion.congestion import Bounds, CongestionSampler
+from ingestion.handlers import on_receipts, on_standings
+from ingestion.openapi import describe
+from ingestion.operator_api import operator_routes
+from ingestion.rules import load_rules
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from common.http.health import Check
+    from common.postgres.pool import Pool
+    from ingestion.config import Settings
+
+SERVICE = "ingestion"
+TRACING_GROUP = "ingestion.tracing"
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Return the application; its lifespan connects, consumes and relays."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            await _start(app, settings, stack)
+            yield
+
+    app = FastAPI(title="Waystation ingestion", version="0.1.0", summary="The door of the road", lifespan=lifespan)
+    install_problem_handlers(app)
+    describe(app)
+    return app
+
+
+async def _start(app: FastAPI, settings: Settings, stack: AsyncExitStack) -> None:
+    rules = load_rules(settings.rules_file)
+    signer = Signer.from_file("instruction", settings.signing_key_file)
+    operators = TokenVerifier.from_folder(SERVICE, settings.trusted_keys_dir)
+    pool = await connect_pool(settings.postgres_dsn.get_secret_value())
+    stack.push_async_callback(pool.close)
+    publisher = Publisher(settings.kafka, client_id=settings.instance)
+    stack.push_async_callback(publisher.stop)
+    vault = VaultClient(settings.vault_url, TokenIssuer.from_file(SERVICE, settings.identity_key_file))
+    stack.push_async_callback(vault.close)
+
+    relay = OutboxRelay(pool, publisher)
+    relay.start()
+    stack.push_async_callback(relay.stop)
+    congestion = CongestionSampler(pool, relay, _bounds(settings))
+    congestion.start()
+    stack.push_async_callback(congestion.stop)
+    admission = Admission(
+        pool=pool, sealer=vault, signer=signer, relay=relay, rules=rules, limits=_limits(settings), now=now
+    )
+    coalescer = Coalescer(
+        admission.admit,
+        cycle_seconds=settings.cycle_seconds,
+        batches_in_flight_max=settings.batches_in_flight_max,
+    )
+    coalescer.start()
+    stack.push_async_callback(coalescer.stop)
+
+    checks = {"postgres": postgres_check(pool), **await _start_reading(settings, pool, publisher, stack)}
+    door = Door(pool, coalescer, congestion, Bodies(), rules, operators)
+    app.include_router(health_routes(checks))
+    app.include_router(public_routes(door))
+    app.include_router(operator_routes(pool, rules, operators))
+
+
+async def _start_reading(
+    settings: Settings, pool: Pool, publisher: Publisher, stack: AsyncExitStack
+) -> dict[str, Check]:
+    """Follow standings and receipts; return how to tell whether that goes well."""
+    standings = TableReader(
+        settings.kafka, StandingChanged, partial(on_standings, pool=pool), client_id=f"{settings.instance}-standings"
+    )
+    standings.start()
+    stack.push_async_callback(standings.stop)
+    keys = TrustedKeys.from_folder("receipt", settings.trusted_keys_dir)
+    tracing = Subscription(
+        ReceiptIssued,
+        TRACING_GROUP,
+        partial(on_receipts, pool=pool, keys=keys),
+        publisher,
+        settings.instance,
+        stop_process=stop_process,
+    )
+    broker = kafka_broker(settings.kafka, client_id=settings.instance)
+    tracing.attach(broker)
+    await broker.start()
+    stack.push_async_callback(broker.stop)
+
+    async def standings_check() -> str | None:
+        return None if standings.fresh else "the reader of enforcement.standings is not up to date"
+
+    return {"standings": standings_check, "tracing": consumer_check(tracing.health)}
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(settings.content_bytes_max, settings.messages_per_second_max, settings.messages_burst_max)
+
+
+def _bounds(settings: Settings) -> Bounds:
+    return Bounds(
+        settings.outbox_records_max,
+        settings.outbox_seconds_max,
+        settings.backlog_seconds_max,
+        settings.singles_factor,
+    )

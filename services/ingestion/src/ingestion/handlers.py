@@ -1,0 +1,71 @@
+"""What the door learns from other services: receipts of routing, standings of enforcement."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from common.events.routing import Receipt
+from common.security.signing import SignatureError
+from ingestion import store
+from ingestion.store import Unauthorised
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from common.events import ReceiptIssued, StandingChanged
+    from common.kafka.consumer import Received
+    from common.postgres.pool import Pool
+    from common.security.signing import TrustedKeys
+
+_EVENT_ID_CHARACTERS_MAX = 200
+log = logging.getLogger(__name__)
+
+
+async def on_receipts(batch: Sequence[Received[ReceiptIssued]], *, pool: Pool, keys: TrustedKeys) -> None:
+    """Store the steps that routing signed; keep what it did not sign apart, with the reason."""
+    receipts: list[Receipt] = []
+    unauthorised: list[Unauthorised] = []
+    for received in batch:
+        try:
+            receipts.append(verified_receipt(received.event, keys))
+        except SignatureError as error:
+            unauthorised.append(_unauthorised(received, str(error)))
+    await store.record_receipts(pool, receipts, unauthorised)
+    if unauthorised:
+        log.warning("%d receipts were not signed by routing; see GET /v1/unauthorised", len(unauthorised))
+
+
+def verified_receipt(event: ReceiptIssued, keys: TrustedKeys) -> Receipt:
+    """Return a receipt that routing signed, or raise SignatureError."""
+    keys.verify(event.receipt)
+    try:
+        receipt = Receipt.model_validate(event.receipt.statement)
+        UUID(receipt.message_id)
+    except ValueError:
+        raise SignatureError("receipt: the signed statement has not the shape of a receipt") from None
+    return receipt
+
+
+def _unauthorised(received: Received[ReceiptIssued], reason: str) -> Unauthorised:
+    record = received.record
+    named = next((value for name, value in record.headers if name == "ce_id"), None) or b""
+    event_id = named.decode("utf-8", "replace").replace("\0", "")[:_EVENT_ID_CHARACTERS_MAX]
+    return Unauthorised(record.topic, record.partition, record.offset, event_id, reason)
+
+
+async def on_standings(changes: Sequence[StandingChanged], *, pool: Pool) -> None:
+    """Store the present standing of accounts; what names no account of ours is of no use here."""
+    usable = [change for change in changes if _is_account_id(change.account_id)]
+    if len(usable) < len(changes):
+        log.warning("%d standings name no account id and are ignored", len(changes) - len(usable))
+    if usable:
+        await store.apply_standings(pool, usable)
+
+
+def _is_account_id(text: str) -> bool:
+    try:
+        return str(UUID(text)) == text
+    except ValueError:
+        return False

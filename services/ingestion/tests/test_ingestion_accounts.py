@@ -1,0 +1,122 @@
+"""The operator's part of the API."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+
+import pytest
+
+pytestmark = pytest.mark.integration
+
+
+async def post(door, path, body, headers=None):
+    return await door.client.post(path, json=body, headers=headers or door.operator)
+
+
+async def get(door, path, **params):
+    return await door.client.get(path, params=params or None, headers=door.operator)
+
+
+async def test_an_account_comes_with_administrator_inboxes_and_a_key_that_is_kept_as_digest(door):
+    account = await door.create_account(
+        "Second", inboxes=[{"address": "Hello@Second.EXAMPLE", "display_name": "Second"}]
+    )
+    assert account["inboxes"][0]["address"] == "Hello@second.example"
+    assert [user["role"] for user in account["users"]] == ["administrator"]
+    assert account["api_key"] == account["users"][0]["api_key"]
+    digest = sha256(account["api_key"].encode()).digest()
+    row = await door.pool.fetchrow("SELECT * FROM api_keys WHERE digest = $1", digest)
+    assert account["api_key"].startswith(row["prefix"])
+    assert len(row["prefix"]) < 12
+
+
+async def test_users_get_grants_of_the_administrator(door):
+    account = await door.create_account("Second", users=[{"tools": ["email"], "ends_at": "2030-01-01T00:00:00Z"}])
+    administrator, user = account["users"]
+    row = await door.pool.fetchrow("SELECT * FROM grants WHERE user_id = $1", user["id"])
+    assert (str(row["granter_id"]), str(row["id"])) == (administrator["id"], user["grant_id"])
+
+
+async def test_a_name_is_taken_once_and_nothing_of_the_second_is_kept(door):
+    users = await door.count("users")
+    answer = await post(door, "/v1/accounts", {"name": "Lindqvist Opticians"})
+    assert (answer.status_code, answer.json()["field"]) == (409, "name")
+    assert await door.count("users") == users
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "field"),
+    [
+        ({"name": "New", "colour": "red"}, "unknown-field", "colour"),
+        ({"name": " "}, "invalid-field", "name"),
+        ({"name": "New", "inboxes": [{"address": "nobody"}]}, "invalid-address", "inboxes.0.address"),
+        ({"name": "New", "accept_rules": "7"}, "rules-version-not-in-force", "accept_rules"),
+    ],
+)
+async def test_what_does_not_fit_an_account_is_named(door, body, kind, field):
+    answer = await post(door, "/v1/accounts", body)
+    assert (answer.status_code, answer.json()["field"]) == (422, field)
+    assert answer.json()["type"].endswith(f":{kind}")
+    assert await door.count("accounts") == 1
+
+
+async def test_an_account_that_accepts_later_may_send_from_then_on(door, item):
+    account = await door.create_account("Later", accept_rules=None)
+    key = {"authorization": f"Bearer {account['api_key']}"}
+    assert (await door.send(item(), key=key)).status_code == 403
+    for _ in range(2):
+        answer = await post(door, f"/v1/accounts/{account['id']}/rules-acceptances", {"version": "1"})
+        assert (answer.status_code, answer.json()["version"]) == (201, "1")
+    assert (await door.send(item(), key=key)).status_code == 202
+    row = await door.pool.fetchrow("SELECT * FROM rules_acceptances WHERE account_id = $1", account["id"])
+    assert str(row["user_id"]) == account["users"][0]["id"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/accounts/01a20477-c14d-76e4-8eae-d3677d5cb091/rules-acceptances",
+        "/v1/ledger?account_id=01a20477-c14d-76e4-8eae-d3677d5cb091",
+    ],
+)
+async def test_an_unknown_account_is_told_so(door, path):
+    answer = await (get(door, path) if "ledger" in path else post(door, path, {"version": "1"}))
+    assert answer.status_code == 404
+    assert (answer.json()["type"], answer.json()["field"]) == ("urn:waystation:problem:unknown-account", "account_id")
+
+
+async def test_accounts_are_listed_without_keys(door):
+    (listed,) = (await get(door, "/v1/accounts")).json()["items"]
+    assert listed["name"] == "Lindqvist Opticians"
+    assert (listed["standing"], listed["accepts_rules"], listed["users"]) == ("good", True, 1)
+    assert listed["inboxes"] == ["hello@lindqvist.example"]
+    assert "wk_" not in str(listed)
+
+
+async def test_the_ledger_counts_what_was_admitted_and_what_waits(door, item):
+    await door.create_account("Silent")
+    answers = (await door.send_batch([item() for _ in range(3)])).json()["items"]
+    terms = (await get(door, "/v1/ledger")).json()
+    mine = next(account for account in terms["accounts"] if account["id"] == door.account["id"])
+    silent = next(account for account in terms["accounts"] if account["name"] == "Silent")
+    assert (mine["admitted"], silent["admitted"], terms["truncated"]) == (3, 0, False)
+    assert sorted(mine["waiting"]) == sorted(answer["message"]["id"] for answer in answers)
+    assert (terms["outbox_records"], silent["waiting"]) == (3, [])
+    one = (await get(door, "/v1/ledger", account_id=door.account["id"])).json()
+    assert one["accounts"] == [mine]
+
+
+@pytest.mark.parametrize("path", ["/v1/accounts", "/v1/ledger", "/v1/unauthorised"])
+async def test_only_the_operator_is_answered(door, path):
+    assert (await door.client.get(path)).status_code == 401
+    assert (await door.client.get(path, headers=door.key)).status_code == 401
+    answer = await door.client.get(path, headers=door.account["other"])
+    assert (answer.status_code, answer.json()["type"]) == (403, "urn:waystation:problem:operator-only")
+
+
+async def test_personal_data_of_users_has_no_place_in_the_tables(door):
+    columns = await door.pool.fetch(
+        "SELECT column_name FROM information_schema.columns WHERE table_name IN ('users', 'grants', 'api_keys')"
+    )
+    names = {row["column_name"] for row in columns}
+    assert not names & {"name", "email", "address", "phone"}
