@@ -89,8 +89,8 @@ class CongestionSampler:
     async def _run(self) -> None:
         while True:
             try:
-                records, seconds = await self._relay.backlog()
-                self._load = Load(records, seconds, await store.backlog_seconds(self._pool))
+                outbox_seconds = await self._relay.oldest_seconds()
+                self._load = Load(self._relay.pending, outbox_seconds, await store.backlog_seconds(self._pool))
             except RETRYABLE as error:
                 log.info("the load of the road is not known: %s", type(error).__name__)
             await asyncio.sleep(SAMPLE_SECONDS)

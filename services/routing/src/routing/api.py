@@ -74,6 +74,7 @@ class Routes:
     async def ledger(self, question: LedgerQuestion) -> dict[str, Any]:
         """Count deliveries by account and state, and tell which waiting messages have a delivery, in one snapshot."""
         async with self.pool.acquire() as connection, connection.transaction(isolation="repeatable_read"):
+            await connection.execute(store.QUERIES["read_everything"])
             counts = await store.ledger(connection, question.account_id)
             present = await store.present_of(connection, [str(one) for one in question.waiting])
             unauthorised = await connection.fetchval(store.QUERIES["count_unauthorised"])

@@ -35,7 +35,8 @@ WHERE created_at < now() - make_interval(secs => $1) AND NOT id = ANY($2::bigint
 ORDER BY id LIMIT $3
 """
 _DELETE = "DELETE FROM outbox WHERE id = ANY($1::bigint[])"
-_BACKLOG = "SELECT count(*) AS records, extract(epoch FROM now() - min(created_at))::float8 AS seconds FROM outbox"
+# The oldest row only: counting would visit every row that was published and deleted since the last vacuum.
+_OLDEST = "SELECT extract(epoch FROM now() - created_at)::float8 FROM outbox ORDER BY id LIMIT 1"
 
 log = logging.getLogger(__name__)
 
@@ -99,10 +100,9 @@ class OutboxRelay:
                 self._in_memory.add(stored.id)
         self._wake.set()
 
-    async def backlog(self) -> tuple[int, float]:
-        """Return how many rows stand in the outbox and the age of the oldest, seconds."""
-        row = await self._pool.fetchrow(_BACKLOG)
-        return row["records"], row["seconds"] or 0.0
+    async def oldest_seconds(self) -> float:
+        """Return the age of the oldest row that stands in the outbox, whoever committed it, seconds."""
+        return float(await self._pool.fetchval(_OLDEST) or 0.0)
 
     async def _run(self) -> None:
         failures, swept_at = 0, 0.0
