@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import asyncpg
 import pytest
 from aiokafka.errors import KafkaConnectionError
 from httpx import ConnectError
 
-from common.kafka.consumer import RETRYABLE
+from common.events import MessageAdmitted
+from common.http.health import consumer_check
+from common.kafka.consumer import RETRYABLE, Subscription
 from common.kafka.publisher import PublishError
 
 
@@ -34,3 +38,23 @@ def test_what_a_lost_server_raises_is_an_outage_and_no_bug(error):
 )
 def test_what_a_record_trips_is_a_bug_and_no_outage(error):
     assert not issubclass(error, RETRYABLE)
+
+
+async def test_a_record_the_client_cannot_decode_makes_its_group_not_ready_instead_of_hot():
+    fetched = []
+
+    class Consumer:
+        async def getmany(self, *, timeout_ms):
+            fetched.append(timeout_ms)
+            raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
+
+    subscription = Subscription(
+        MessageAdmitted, "some.group", handler=None, publisher=None, instance="i", backoff_seconds_max=0.01
+    )
+    subscription._subscriber = SimpleNamespace(consumer=Consumer())
+    subscription.guard_fetches()
+    subscription.guard_fetches()
+    with pytest.raises(UnicodeDecodeError):
+        await subscription._subscriber.consumer.getmany(timeout_ms=10)
+    assert fetched == [10]
+    assert "UnicodeDecodeError" in await consumer_check(subscription.health)()

@@ -120,9 +120,10 @@ class _Pace:
 class _Drain(ConsumerRebalanceListener):  # type: ignore[misc]
     """Lets a rebalance take partitions away only between two batches."""
 
-    def __init__(self, in_hand: asyncio.Lock, health: ConsumerHealth) -> None:
+    def __init__(self, in_hand: asyncio.Lock, health: ConsumerHealth, assigned: Callable[[], None]) -> None:
         self._in_hand = in_hand
         self._health = health
+        self._assigned = assigned
 
     async def on_partitions_revoked(self, revoked: object) -> None:
         del revoked
@@ -136,6 +137,7 @@ class _Drain(ConsumerRebalanceListener):  # type: ignore[misc]
     async def on_partitions_assigned(self, assigned: object) -> None:
         del assigned
         self._health.assigned = True
+        self._assigned()
 
 
 def kafka_broker(access: KafkaAccess, *, client_id: str) -> KafkaBroker:
@@ -164,6 +166,7 @@ class Subscription(Generic[E]):
     instance: str
     records_max: int = 500
     cycle_seconds: float = 0.025
+    backoff_seconds_max: float = BACKOFF_SECONDS_MAX
     stop_process: Callable[[], None] = lambda: None
     health: ConsumerHealth = field(init=False)
     _in_hand: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
@@ -185,7 +188,7 @@ class Subscription(Generic[E]):
             batch_timeout_ms=10,
             auto_offset_reset="earliest",
             ack_policy=AckPolicy.MANUAL,
-            listener=_Drain(self._in_hand, self.health),
+            listener=_Drain(self._in_hand, self.health, self.guard_fetches),
             session_timeout_ms=SESSION_TIMEOUT_MS,
             heartbeat_interval_ms=HEARTBEAT_MS,
             max_partition_fetch_bytes=2 * 1024 * 1024,
@@ -207,6 +210,28 @@ class Subscription(Generic[E]):
         assert self._subscriber is not None, "attach the subscription to a broker first"
         return self._subscriber.consumer
 
+    def guard_fetches(self) -> None:
+        """Make a record that the client cannot even decode (a header name that is no UTF-8) show: not ready, not hot.
+
+        The framework would repeat the fetch thousands of times a second and look healthy. The runbook tells how an
+        operator takes the record away.
+        """
+        consumer = self._consumer
+        fetch = consumer.getmany
+        if getattr(fetch, "guarded", False):
+            return
+
+        async def guarded(*partitions: TopicPartition, **options: Any) -> Any:
+            try:
+                return await fetch(*partitions, **options)
+            except UnicodeDecodeError as error:
+                self._note_failure(error)
+                await asyncio.sleep(self.backoff_seconds_max)
+                raise
+
+        guarded.guarded = True  # type: ignore[attr-defined]
+        consumer.getmany = guarded
+
     async def _consume(self, records: Sequence[ConsumerRecord]) -> None:
         started = time.monotonic()
         try:
@@ -223,7 +248,7 @@ class Subscription(Generic[E]):
             log.exception("group %s gives up; its batch will be delivered again after a restart", self.group)
             self._rewind(records)
             self.stop_process()
-            await asyncio.sleep(BACKOFF_SECONDS_MAX)
+            await asyncio.sleep(self.backoff_seconds_max)
             return
         self._failures, self.health.failing_since, self.health.last_error = 0, None, None
         self.health.handled += len(records)
@@ -311,4 +336,4 @@ class Subscription(Generic[E]):
             log.warning("group %s waits: %s", self.group, type(error).__name__)
 
     def _backoff_seconds(self) -> float:
-        return float(min(BACKOFF_SECONDS_FIRST * 2 ** min(self._failures - 1, 8), BACKOFF_SECONDS_MAX))
+        return float(min(BACKOFF_SECONDS_FIRST * 2 ** min(self._failures - 1, 8), self.backoff_seconds_max))

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
 POLL_SECONDS = 0.05
-START_TIME_TOLERANCE_SECONDS = 0.1
+START_TIME_TOLERANCE_SECONDS = 2.0
+"""Start times are told relative to the boot, whose own time follows corrections of the clock."""
 SHELL_LINE = 'exec "$@" >&2 & echo $!'
 """Starts in the background and prints the process id: nobody's child afterwards, so never a zombie of ours."""
 
@@ -44,9 +45,10 @@ class ProcessRecord:
             process = psutil.Process(self.pid)
             same = abs(process.create_time() - self.created) < START_TIME_TOLERANCE_SECONDS
             alive = process.status() != psutil.STATUS_ZOMBIE
-            return process if same and alive and self.marker in process.cmdline() else None
+            arguments = process.cmdline()  # empty while the process exchanges itself for the next program
         except psutil.Error:
             return None
+        return process if same and alive and (not arguments or self.marker in arguments) else None
 
     @property
     def has_ended(self) -> bool:
