@@ -79,7 +79,7 @@ async def test_records_of_a_partition_that_was_taken_away_are_left_to_its_new_ow
 async def test_nothing_is_handled_between_a_revocation_and_the_next_assignment():
     consumer, handler = FakeConsumer(0), Remembering()
     subject = subscription(consumer, handler)
-    drain = _Drain(subject._in_hand, subject.health)
+    drain = _Drain(subject._in_hand, subject.health, assigned=lambda: None)
     await drain.on_partitions_revoked({TopicPartition(TOPIC, 0)})
     await subject._consume([record(0, 4)])
     assert (handler.revisions, consumer.commits) == ([], [])
