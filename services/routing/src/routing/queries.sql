@@ -144,7 +144,7 @@ WITH leased AS (
         reason = 'leased', changed_at = now()
     WHERE message_id = ANY($1::uuid[]) RETURNING message_id, epoch, attempts, due_at
 )
-SELECT message_id, epoch, attempts, event, traceparent FROM leased JOIN contents USING (message_id) ORDER BY due_at
+SELECT message_id, epoch, attempts, event FROM leased JOIN contents USING (message_id) ORDER BY due_at
 
 -- name: ending
 -- Lock deliveries whose validity window has ended while they waited.

@@ -68,7 +68,6 @@ class LeasedRow(NamedTuple):
     epoch: int
     attempts: int
     event: bytes
-    traceparent: bytes | None
 
 
 async def know_accounts(connection: Connection, account_ids: Iterable[str]) -> dict[str, str]:
@@ -181,10 +180,7 @@ async def doubt_open_attempts(connection: Connection, message_ids: Sequence[str]
 async def lease(connection: Connection, message_ids: Sequence[str], lease_seconds: float) -> list[LeasedRow]:
     """Lease locked deliveries under their next epochs."""
     rows = await connection.fetch(QUERIES["lease"], message_ids, lease_seconds)
-    return [
-        LeasedRow(str(row["message_id"]), row["epoch"], row["attempts"], row["event"], row["traceparent"])
-        for row in rows
-    ]
+    return [LeasedRow(str(row["message_id"]), row["epoch"], row["attempts"], row["event"]) for row in rows]
 
 
 async def ending(connection: Connection, limit: int) -> list[Delivery]:
