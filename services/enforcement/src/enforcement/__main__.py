@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from common.config import read_settings
 from common.http.server import serve
 from enforcement.app import create_app
 from enforcement.config import Settings
@@ -9,7 +10,7 @@ from enforcement.config import Settings
 
 def main() -> None:
     """Run the service until it is told to stop."""
-    settings = Settings()
+    settings = read_settings("enforcement", Settings)
     serve("enforcement", lambda: create_app(settings), settings.http_host, settings.http_port)
 
 

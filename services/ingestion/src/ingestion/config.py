@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic_settings import SettingsConfigDict
 
-from common.config import ServiceSettings
+from common.config import HttpAddress, ReadableFile, ServiceSettings
 
 
 class Settings(ServiceSettings):
@@ -14,9 +14,9 @@ class Settings(ServiceSettings):
 
     model_config = SettingsConfigDict(env_prefix="INGESTION_", frozen=True, extra="ignore")
 
-    signing_key_file: Path
-    vault_url: str
-    rules_file: Path = Path("deploy/rules/1.yaml")
+    signing_key_file: ReadableFile
+    vault_url: HttpAddress
+    rules_file: ReadableFile = Path("deploy/rules/1.yaml")
 
     content_bytes_max: int = 700_000
     """Limit of one final mail: with its envelope it must fit a Kafka record."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from common.config import read_settings
 from common.http.server import serve
 from moderation.app import SERVICE, create_app
 from moderation.config import ModerationSettings
@@ -9,7 +10,7 @@ from moderation.config import ModerationSettings
 
 def main() -> None:
     """Read the environment and serve until SIGTERM."""
-    settings = ModerationSettings()
+    settings = read_settings(SERVICE, ModerationSettings)
     serve(SERVICE, lambda: create_app(settings), settings.http_host, settings.http_port)
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pydantic_settings import SettingsConfigDict
 
-from common.config import ServiceSettings
+from common.config import HttpAddress, ReadableFile, ServiceSettings
 
 
 class ModerationSettings(ServiceSettings):
@@ -14,6 +12,6 @@ class ModerationSettings(ServiceSettings):
 
     model_config = SettingsConfigDict(env_prefix="MODERATION_")
 
-    signing_key_file: Path
-    vault_url: str
-    policy_file: Path
+    signing_key_file: ReadableFile
+    vault_url: HttpAddress
+    policy_file: ReadableFile

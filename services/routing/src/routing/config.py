@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from pydantic_settings import SettingsConfigDict
 
-from common.config import ServiceSettings
+from common.config import HttpAddress, ReadableFile, ServiceSettings
+from routing.providers.smtp_settings import parse_smtp_url
+
+
+def _smtp_url(url: str) -> str:
+    parse_smtp_url(url)
+    return url
 
 
 class RoutingSettings(ServiceSettings):
@@ -15,9 +21,9 @@ class RoutingSettings(ServiceSettings):
 
     model_config = SettingsConfigDict(env_prefix="ROUTING_", frozen=True, extra="ignore")
 
-    vault_url: str
-    signing_key_file: Path
-    smtp_url: str
+    vault_url: HttpAddress
+    signing_key_file: ReadableFile
+    smtp_url: Annotated[str, AfterValidator(_smtp_url)]
     lease_seconds: float = Field(12.0, ge=2.0)
     lease_margin_seconds: float = Field(3.0, gt=0)
     retry_seconds_first: float = Field(30.0, gt=0)

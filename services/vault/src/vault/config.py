@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pydantic_settings import SettingsConfigDict
 
-from common.config import ServiceSettings
+from common.config import ReadableFile, ServiceSettings
 
 
 class VaultSettings(ServiceSettings):
@@ -14,6 +12,6 @@ class VaultSettings(ServiceSettings):
 
     model_config = SettingsConfigDict(env_prefix="VAULT_", frozen=True, extra="ignore")
 
-    root_key_file: Path
-    processors_file: Path
+    root_key_file: ReadableFile
+    processors_file: ReadableFile
     accounts_cached_max: int = 10_000

@@ -20,6 +20,11 @@ PLANS_THAT_STAY_GOOD = {"enable_seqscan": "off", "jit": "off"}
 _RETRY_SECONDS = 0.5
 _COMMAND_SECONDS = 30.0
 _UNREACHABLE = (OSError, TimeoutError, asyncpg.PostgresConnectionError, asyncpg.CannotConnectNowError)
+_REFUSED = (
+    asyncpg.InvalidAuthorizationSpecificationError,  # a wrong password too
+    asyncpg.InvalidCatalogNameError,
+    asyncpg.InsufficientPrivilegeError,
+)
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +46,9 @@ async def connect_pool(dsn: str, *, connections_max: int = 8, wait_seconds: floa
                 server_settings=PLANS_THAT_STAY_GOOD,
                 reset=_leave_as_it_is,
             )
+        except _REFUSED as error:
+            log.critical("PostgreSQL refuses this service (%s): check its POSTGRES_DSN", type(error).__name__)
+            raise
         except _UNREACHABLE as error:
             if asyncio.get_running_loop().time() > deadline:
                 raise
