@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import sys
-
 import typer
-from rich.console import Console
-from rich.markup import escape
 
 from waystation import accounts, complaints, doubt, kafka_tools, ledger, send, trace
-from waystation.commands import dlq_commands, stack_commands, topics_commands
+from waystation.commands import dlq_commands, keys_commands, stack_commands, topics_commands, verify_commands
 from waystation.demo.command import demo
-from waystation.errors import CommandError
+from waystation.running import run
 
 app = typer.Typer(
     name="waystation",
@@ -29,10 +24,12 @@ app.command()(stack_commands.logs)
 app.command()(stack_commands.migrate)
 app.command()(demo)
 app.command()(trace.trace)
+app.command()(verify_commands.verify)
 app.command()(ledger.ledger)
 app.add_typer(doubt.app, name="doubt")
 app.add_typer(accounts.app, name="accounts")
 app.command()(send.send)
+app.add_typer(keys_commands.app, name="keys")
 app.add_typer(topics_commands.app, name="topics")
 app.add_typer(dlq_commands.app, name="dlq")
 app.add_typer(complaints.app, name="complaints")
@@ -41,22 +38,5 @@ app.add_typer(kafka_tools.app, name="kafka")
 
 
 def main() -> None:
-    """Run the command; what was expected to go wrong is told without a traceback, with what to do next."""
-    try:
-        app()
-    except CommandError as error:
-        tell(error, as_json="--json" in sys.argv)
-        raise SystemExit(1) from None
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
-
-
-def tell(error: CommandError, *, as_json: bool) -> None:
-    """Write an expected error to standard error."""
-    if as_json:
-        sys.stderr.write(json.dumps({"error": error.message, "next": error.next_step}) + "\n")
-        return
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
-    console.print(f"[bold red]error[/] {escape(error.message)}")
-    if error.next_step:
-        console.print(f"      {escape(error.next_step)}")
+    """Run the command."""
+    run(app)

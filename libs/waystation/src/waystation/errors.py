@@ -11,6 +11,8 @@ class CommandError(Exception):
         next_step: what the reader can do now; empty when the message says it already.
     """
 
+    exit_status = 1
+
     def __init__(self, message: str, next_step: str = "") -> None:
         super().__init__(message)
         self.message = message

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from http import HTTPStatus
@@ -10,6 +11,7 @@ from urllib.parse import quote
 
 import typer
 
+from waystation.evidence import collect
 from waystation.operator import RefusedError, ServiceClient
 from waystation.output import HomeOption, JsonFlag, Output, table
 from waystation.stack import Stack
@@ -149,10 +151,14 @@ def _time(text: str) -> datetime:
 
 def trace(
     message_id: Annotated[str, typer.Argument(metavar="MESSAGE_ID", help="As the door answered it.")],
+    proof: Annotated[bool, typer.Option("--proof", help="Print its signed statements, for waystation verify.")] = False,
     home: HomeOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Tell the story of one message: every step with its time, its reason and how long it took."""
+    if proof:
+        typer.echo(json.dumps(collect(Stack.open(home), message_id), indent=2))
+        return
     with ServiceClient(Stack.open(home)) as services:
         known = ask(services, message_id)
     steps = moments(known)

@@ -59,7 +59,7 @@ def create_app(settings: Settings) -> FastAPI:
 
 async def _start(app: FastAPI, settings: Settings, stack: AsyncExitStack) -> None:
     rules = load_rules(settings.rules_file)
-    signer = Signer.from_file("instruction", settings.signing_key_file)
+    signer = Signer.from_file("instruction", settings.signing_key_file, settings.trusted_keys_dir)
     operators = TokenVerifier.from_folder(SERVICE, settings.trusted_keys_dir)
     pool = await connect_pool(settings.postgres_dsn.get_secret_value())
     stack.push_async_callback(pool.close)

@@ -78,7 +78,7 @@ def _subscription(
         pool=pool,
         vault=vault,
         publisher=publisher,
-        signer=Signer.from_file("verdict", settings.signing_key_file),
+        signer=Signer.from_file("verdict", settings.signing_key_file, settings.trusted_keys_dir),
         instruction_keys=TrustedKeys.from_folder("instruction", settings.trusted_keys_dir),
         policy=policy,
     )

@@ -60,7 +60,7 @@ def create_app(settings: RoutingSettings) -> FastAPI:
 async def _run(app: FastAPI, settings: RoutingSettings, stack: AsyncExitStack) -> None:
     """Start in the order of dependence; the stack stops in reverse."""
     keys = settings.trusted_keys_dir
-    signer = Signer.from_file("receipt", settings.signing_key_file)
+    signer = Signer.from_file("receipt", settings.signing_key_file, keys)
     authority = Authority(TrustedKeys.from_folder("instruction", keys), TrustedKeys.from_folder("verdict", keys))
 
     pool = await connect_pool(settings.postgres_dsn.get_secret_value())

@@ -4,17 +4,26 @@ A statement is a JSON object of strings, integers, booleans, nulls, arrays and o
 its canonical form (RFC 8785, which for such values is: keys sorted, no white space, UTF-8). It is verified as it was
 received, so a field that a reader does not know stays covered by the signature.
 
+Keys change while processes run. A signer looks at its file before each batch, so a batch never mixes keys; a reader
+looks at its folder once a second, and at once when it meets a key that it does not know.
+
 SignatureError
     ├── a proof that leads nowhere (malformed path)
     ├── a key that was never published for the purpose
-    └── a signature that does not fit the root
+    ├── a signature that does not fit the root
+    └── a statement dated after its key was retired
 """
 
 from __future__ import annotations
 
 import base64
+import logging
+import time
+from dataclasses import dataclass
+from datetime import datetime
 from functools import lru_cache
 from hashlib import sha256
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import orjson
@@ -26,18 +35,25 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
     load_pem_public_key,
 )
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from common.security.merkle import leaf_hash, root_and_paths, root_from_path
+from common.times import parse_rfc3339
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-    from pathlib import Path
+    from collections.abc import Iterable, Mapping, Sequence
 
 Purpose = Literal["instruction", "verdict", "receipt"]
 Statement = dict[str, Any]
 
+PURPOSES: tuple[Purpose, ...] = ("instruction", "verdict", "receipt")
+TIME_FIELDS: Mapping[Purpose, str] = {"instruction": "admitted_at", "verdict": "screened_at", "receipt": "occurred_at"}
+"""Where a statement says when it was made."""
+TERMS_FILE = "keys.json"
+LOOK_EVERY_SECONDS = 1.0
 _VERIFIED_ROOTS_MAX = 4096
+
+log = logging.getLogger(__name__)
 
 
 class SignatureError(Exception):
@@ -75,6 +91,11 @@ def statement_digest(statement: Statement) -> str:
     return leaf_hash(canonical(statement)).hex()
 
 
+def proof_root(leaf: bytes, proof: Proof) -> bytes:
+    """Return the root that a proof leads to from a leaf hash; ValueError or SignatureError when it leads nowhere."""
+    return root_from_path(leaf, proof.index, proof.size, _unb64(proof.path))
+
+
 def key_id(public: Ed25519PublicKey) -> str:
     """Return the first 16 hexadecimal digits of SHA-256 over the raw public key."""
     return sha256(public.public_bytes(Encoding.Raw, PublicFormat.Raw)).hexdigest()[:16]
@@ -85,20 +106,36 @@ def _signed_bytes(purpose: Purpose, size: int, root: bytes) -> bytes:
 
 
 class Signer:
-    """Signs batches of statements for one purpose with one private key."""
+    """Signs batches of statements for one purpose with one private key at a time."""
 
     def __init__(self, purpose: Purpose, key: Ed25519PrivateKey) -> None:
         self._purpose = purpose
-        self._key = key
-        self._key_id = key_id(key.public_key())
+        self._source: _KeyFile | None = None
+        self._use(key)
 
     @classmethod
-    def from_file(cls, purpose: Purpose, path: Path) -> Signer:
-        """Load an Ed25519 private key (PKCS #8 PEM)."""
-        return cls(purpose, load_private_key(path))
+    def from_file(cls, purpose: Purpose, path: Path, trusted: Path | None = None) -> Signer:
+        """Load an Ed25519 private key (PKCS #8 PEM), and load it again when the file changes.
+
+        With the folder of public keys, a key whose public half is not in it is not used: nobody would believe it.
+        Raises ValueError when that is the first key; one that comes later is logged, and the present one stays.
+        """
+        source = _KeyFile(path, None if trusted is None else trusted / purpose)
+        stamp = source.stamp()
+        signer = cls(purpose, source.load())
+        signer._source, source.used = source, stamp
+        return signer
+
+    @property
+    def key(self) -> str:
+        """The id of the key that signs now."""
+        return self._key_id
 
     def sign(self, statements: Sequence[Statement]) -> list[Signed]:
         """Sign a non-empty batch: one signature, one inclusion path each."""
+        if self._source is not None and (key := self._source.changed()) is not None:
+            self._use(key)
+            log.info("%ss are signed with key %s from now on", self._purpose, self._key_id)
         root, paths = root_and_paths([leaf_hash(canonical(statement)) for statement in statements])
         size = len(statements)
         signature = _b64(self._key.sign(_signed_bytes(self._purpose, size, root)))
@@ -112,38 +149,138 @@ class Signer:
             for index, (statement, path) in enumerate(zip(statements, paths, strict=True))
         ]
 
+    def _use(self, key: Ed25519PrivateKey) -> None:
+        self._key = key
+        self._key_id = key_id(key.public_key())
+
+
+_Stamp = tuple[object, ...]
+
+
+@dataclass(slots=True)
+class _KeyFile:
+    """A private key's file, looked at before each batch."""
+
+    path: Path
+    published: Path | None
+    used: _Stamp = ()
+    refused: _Stamp = ()
+
+    def stamp(self) -> _Stamp:
+        found = self.path.stat()
+        return found.st_mtime_ns, found.st_ino, found.st_size
+
+    def load(self) -> Ed25519PrivateKey:
+        key = load_private_key(self.path)
+        if self.published is not None and key_id(key.public_key()) not in _load_keys(self.published):
+            raise ValueError(f"the public half of {self.path} is not in {self.published}: publish it first")
+        return key
+
+    def changed(self) -> Ed25519PrivateKey | None:
+        """Return a key that was put into the file since the last look, if it may be used."""
+        stamp: _Stamp = ()
+        try:
+            stamp = self.stamp()
+            if stamp == self.used:
+                return None
+            key = self.load()
+        except (OSError, ValueError, TypeError) as error:
+            if stamp != self.refused:
+                log.error("the signing key that was put in place is not used, the earlier one is: %s", error)  # noqa: TRY400
+                self.refused = stamp
+            return None
+        self.used = stamp
+        return key
+
+
+class KeyTerm(BaseModel):
+    """From when to when a public key is good, RFC 3339. A retired key proves what was said until then."""
+
+    model_config = ConfigDict(frozen=True)
+
+    published_at: datetime | None = None
+    retired_at: datetime | None = None
+
+
+_TERMS = TypeAdapter(dict[str, KeyTerm])
+
+
+def read_terms(folder: Path) -> dict[str, KeyTerm]:
+    """Return the terms of the keys in `trusted/<purpose>` by key id; a key that is not named has no end.
+
+    Raises ValueError when the file is there and cannot be understood.
+    """
+    try:
+        return _TERMS.validate_json((folder / TERMS_FILE).read_bytes())
+    except FileNotFoundError:
+        return {}
+    except ValidationError as error:
+        where = ".".join(str(part) for part in error.errors(include_input=False)[0]["loc"])
+        raise ValueError(f"{folder / TERMS_FILE} cannot be understood{f' at {where}' if where else ''}") from None
+
+
+def _load_keys(folder: Path) -> dict[str, Ed25519PublicKey]:
+    return {key_id(key): key for key in map(load_public_key, sorted(folder.glob("*.pem")))}
+
 
 class TrustedKeys:
     """The published public keys of one purpose; several at a time, so that keys can be rotated."""
 
-    def __init__(self, purpose: Purpose, keys: Iterable[Ed25519PublicKey]) -> None:
+    def __init__(
+        self, purpose: Purpose, keys: Iterable[Ed25519PublicKey], terms: Mapping[str, KeyTerm] | None = None
+    ) -> None:
         self._purpose = purpose
         self._keys = {key_id(key): key for key in keys}
+        self._terms = dict(terms or {})
+        self._folder: Path | None = None
+        self._stamp: _Stamp = ()
+        self._look_at = 0.0
+        self._look_every_seconds = LOOK_EVERY_SECONDS
         self._root_is_signed = lru_cache(maxsize=_VERIFIED_ROOTS_MAX)(self._check_root)
 
     @classmethod
-    def from_folder(cls, purpose: Purpose, folder: Path) -> TrustedKeys:
-        """Load `folder/<purpose>/*.pem` (SubjectPublicKeyInfo); an empty folder is an error."""
-        paths = sorted((folder / purpose).glob("*.pem"))
-        if not paths:
-            raise FileNotFoundError(f"no public keys for {purpose} in {folder / purpose}")
-        return cls(purpose, [load_public_key(path) for path in paths])
+    def from_folder(
+        cls, purpose: Purpose, folder: Path, *, look_every_seconds: float = LOOK_EVERY_SECONDS
+    ) -> TrustedKeys:
+        """Load `folder/<purpose>/*.pem` (SubjectPublicKeyInfo) and its terms, and again whenever they change.
+
+        An empty folder is an error at first, and later no reason to forget the keys that were there.
+        """
+        trusted = cls(purpose, ())
+        trusted._folder, trusted._look_every_seconds = folder / purpose, look_every_seconds
+        trusted._stamp = _folder_stamp(trusted._folder)
+        trusted._load(trusted._folder)
+        return trusted
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._keys
+
+    @property
+    def keys(self) -> Mapping[str, Ed25519PublicKey]:
+        """The public keys by id."""
+        return self._keys
 
     def verify(self, signed: Signed) -> str:
         """Return the statement's digest (hexadecimal), or raise SignatureError."""
+        if self._folder is not None and time.monotonic() >= self._look_at:
+            self._look(self._folder)
         proof = signed.proof
         try:
             leaf = leaf_hash(canonical(signed.statement))
         except TypeError:
             raise SignatureError(f"{self._purpose}: the statement has no canonical form") from None
         try:
-            root = root_from_path(leaf, proof.index, proof.size, _unb64(proof.path))
+            root = proof_root(leaf, proof)
         except ValueError as error:
             raise SignatureError(f"{self._purpose}: {error}") from None
         self._root_is_signed(proof.key, proof.signature, proof.size, root)
+        if (term := self._terms.get(proof.key)) is not None and term.retired_at is not None:
+            self._check_term(signed.statement, term.retired_at)
         return leaf.hex()
 
     def _check_root(self, key: str, signature: str, size: int, root: bytes) -> bool:
+        if key not in self._keys and self._folder is not None:
+            self._look(self._folder)
         public = self._keys.get(key)
         if public is None:
             raise SignatureError(f"{self._purpose}: signed with a key that was never published")
@@ -152,6 +289,40 @@ class TrustedKeys:
         except (InvalidSignature, ValueError):
             raise SignatureError(f"{self._purpose}: the signature does not fit the statement") from None
         return True
+
+    def _check_term(self, statement: Statement, retired_at: datetime) -> None:
+        field = TIME_FIELDS[self._purpose]
+        try:
+            said_at = parse_rfc3339(statement[field])
+        except (KeyError, TypeError, ValueError):
+            raise SignatureError(f"{self._purpose}: signed with a retired key, and {field} tells no time") from None
+        if said_at > retired_at:
+            raise SignatureError(f"{self._purpose}: its {field} is later than the end of the key that signed it")
+
+    def _look(self, folder: Path) -> None:
+        self._look_at = time.monotonic() + self._look_every_seconds
+        try:
+            stamp = _folder_stamp(folder)
+            if stamp == self._stamp:
+                return
+            self._stamp = stamp
+            self._load(folder)
+        except (OSError, ValueError, TypeError) as error:
+            log.error("the published keys were changed and cannot be read, the earlier ones hold: %s", error)  # noqa: TRY400
+            return
+        log.info("published keys for %ss: %s", self._purpose, ", ".join(sorted(self._keys)))
+
+    def _load(self, folder: Path) -> None:
+        keys, terms = _load_keys(folder), read_terms(folder)
+        if not keys:
+            raise FileNotFoundError(f"no public keys for {self._purpose} in {folder}")
+        self._keys, self._terms = keys, terms
+        self._root_is_signed.cache_clear()
+
+
+def _folder_stamp(folder: Path) -> _Stamp:
+    found = [(path.name, path.stat()) for path in sorted((*folder.glob("*.pem"), folder / TERMS_FILE)) if path.exists()]
+    return tuple((name, stat.st_mtime_ns, stat.st_ino, stat.st_size) for name, stat in found)
 
 
 def load_private_key(path: Path) -> Ed25519PrivateKey:

@@ -60,7 +60,7 @@ def ensure_keys(layout: Layout) -> None:
     for principal in (*SERVICES, OPERATOR):
         _ensure_key(identity_key(layout, principal), layout.trusted / "identity" / f"{principal}.pem")
     for service, purpose in SIGNING_PURPOSES.items():
-        _ensure_key(signing_key(layout, service), layout.trusted / purpose / f"{service}.pem")
+        _ensure_signing_key(signing_key(layout, service), layout.trusted / purpose, service)
     if not root_key(layout).exists():
         text = base64.b64encode(secrets.token_bytes(ROOT_KEY_BYTES)).decode() + "\n"
         write_atomically(root_key(layout), text, PRIVATE)
@@ -76,6 +76,17 @@ def signing_key(layout: Layout, service: str) -> Path:
     return layout.secrets / "signing" / f"{SIGNING_PURPOSES[service]}.pem"
 
 
+def public_pem(private_pem: bytes) -> str:
+    """The public half of a private key, SubjectPublicKeyInfo."""
+    key = load_pem_private_key(private_pem, password=None)
+    return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+
+
+def new_private_pem() -> str:
+    """A fresh Ed25519 private key, PKCS #8."""
+    return Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+
+
 def root_key(layout: Layout) -> Path:
     """The vault's root key, base64."""
     return layout.secrets / "vault-root.key"
@@ -85,9 +96,12 @@ def _ensure_key(private: Path, public: Path) -> None:
     private.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     public.parent.mkdir(parents=True, exist_ok=True)
     if not private.exists():
-        pem = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        write_atomically(private, pem.decode(), PRIVATE)
+        write_atomically(private, new_private_pem(), PRIVATE)
     if not public.exists():
-        key = load_pem_private_key(private.read_bytes(), password=None)
-        pem = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-        write_atomically(public, pem.decode())
+        write_atomically(public, public_pem(private.read_bytes()))
+
+
+def _ensure_signing_key(private: Path, published: Path, service: str) -> None:
+    """Publish the first key under its service's name; after a rotation the published ones have names of their own."""
+    if not private.exists() or not any(published.glob("*.pem")):
+        _ensure_key(private, published / f"{service}.pem")
