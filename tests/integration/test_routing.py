@@ -346,12 +346,12 @@ async def test_rule_deadline_nothing_is_begun_after_the_lease_by_the_own_clock(p
 
 
 async def test_rule_open_is_doubt_a_lost_workers_open_attempt_is_in_doubt_and_never_repeated(pool):
-    lost, other = World(pool, lease_seconds=0.3), World(pool)
+    lost, other = World(pool, lease_seconds=1.0), World(pool)
     event = lost.message()
     lost.provider.script[event.message.event_id] = [asyncio.Event()]
     lost.dispatcher.start(renew=False)
     await lost.plan(event)
-    await asyncio.sleep(0.5)
+    await asyncio.sleep(1.2)
     assert len(lost.provider.calls) == 1
     async with running(other):
         await other.claims.step()
@@ -367,11 +367,11 @@ async def test_rule_open_is_doubt_a_lost_workers_open_attempt_is_in_doubt_and_ne
 
 
 async def test_a_begin_whose_answer_was_lost_was_no_call_even_if_a_claim_put_it_in_doubt(pool):
-    lost, other = World(LosesAnAnswer(pool), lease_seconds=0.3), World(pool)
+    lost, other = World(LosesAnAnswer(pool), lease_seconds=1.0), World(pool)
     event = lost.message()
     lost.dispatcher.start(renew=False)
     await lost.plan(event)
-    await asyncio.sleep(0.5)
+    await asyncio.sleep(1.2)
     await other.claims.step()
     await other.until(event, "in_doubt")
     lost.pool.over.set()
@@ -395,12 +395,12 @@ async def test_rule_only_open_is_doubt_a_lease_that_ended_before_the_attempt_is_
 
 
 async def test_rule_outcome_by_attempt_an_answer_after_the_lease_ended_is_kept(pool):
-    slow, other = World(pool, lease_seconds=0.3), World(pool)
+    slow, other = World(pool, lease_seconds=1.0), World(pool)
     event, answered = slow.message(), asyncio.Event()
     slow.provider.script[event.message.event_id] = [answered]
     slow.dispatcher.start(renew=False)
     await slow.plan(event)
-    await asyncio.sleep(0.5)
+    await asyncio.sleep(1.2)
     await other.claims.step()
     await other.until(event, "in_doubt")
     answered.set()

@@ -19,7 +19,7 @@ from routing.disclosure import Lost, Ready, Withheld, disclose
 from routing.domain import AttemptResult, DeliveryState, Outcome, stop
 from routing.loops import Loops
 from routing.receipts import store_changes
-from routing.settlement import Called
+from routing.settlement import Called, SealedReply
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -209,7 +209,8 @@ class Dispatcher:
         except Exception as error:
             log.exception("the adapter of %s failed", self.provider.name)
             outcome = Outcome(AttemptResult.DOUBT, f"adapter: {type(error).__name__}")
-        self.settlement.add(Called(leased.message_id, number, outcome, ready.mail.message_key, leased))
+        reply = SealedReply.of(outcome, leased.message_id, number, ready.mail.message_key)
+        self.settlement.add(Called(leased.message_id, number, outcome, reply, leased))
 
     def _settled(self, batch: Sequence[Called]) -> None:
         self.attempts_open -= len(batch)

@@ -64,24 +64,35 @@ class Planner:
     now: Callable[[], datetime]
 
     async def on_verdict_reached(self, batch: Sequence[Received[VerdictReached]]) -> None:
-        """Plan a batch in one transaction; what was planned before is left as it is (rule newOnly)."""
+        """Plan a batch; what was planned before is left as it is (rule newOnly).
+
+        What waits or is leased has nothing to tell and is one statement; holds and ends are stored with their receipts.
+        """
         verified, unauthorised = self._verify(batch)
         has_room = await self.dispatcher.wait_for_room(len(verified), ROOM_WAIT_SECONDS)
         asked_at, now = time.monotonic(), self.now()
-        async with self.pool.acquire() as connection, connection.transaction():
-            await store.insert_unauthorised(connection, unauthorised)
-            standings = await store.know_accounts(connection, {v.instruction.instruction.account_id for v in verified})
-            planned = [_plan(one, standings, now, lease=has_room) for one in verified]
-            added = await store.insert_deliveries(connection, planned, self.lease_seconds) if planned else {}
-            changes = [_said(row) for row in planned if row.sequence and row.message_id in added]
-            stored = await store_receipts(connection, self.signer, changes, now)
-        self.relay.committed(stored)
+        standings = await store.know_accounts(self.pool, {one.instruction.instruction.account_id for one in verified})
+        planned = sorted(_plan(one, standings, now, lease=has_room) for one in verified)
+        silent, told = [row for row in planned if not row.sequence], [row for row in planned if row.sequence]
+        if told or unauthorised:
+            await self._store_told(told, unauthorised, now)
+        added = await store.insert_deliveries(self.pool, silent, self.lease_seconds) if silent else {}
         deadline = self.dispatcher.leases.deadline(asked_at)
         self.dispatcher.take(
             Leased(one.instruction, one.verdict, epoch=1, deadline=deadline, attempts=0)
             for one in verified
             if added.get(one.instruction.instruction.message_id) == DeliveryState.HANDING
         )
+
+    async def _store_told(
+        self, planned: Sequence[store.PlannedDelivery], unauthorised: Sequence[store.Unauthorised], now: datetime
+    ) -> None:
+        async with self.pool.acquire() as connection, connection.transaction():
+            await store.insert_unauthorised(connection, unauthorised)
+            added = await store.insert_deliveries(connection, planned, self.lease_seconds) if planned else {}
+            changes = [_said(row) for row in planned if row.message_id in added]
+            stored = await store_receipts(connection, self.signer, changes, now)
+        self.relay.committed(stored)
 
     def _verify(self, batch: Sequence[Received[VerdictReached]]) -> tuple[list[Verified], list[store.Unauthorised]]:
         verified: dict[str, Verified] = {}

@@ -18,13 +18,14 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, eq=False)
 class Leased:
-    """One leased delivery in memory. `calling` once its attempt has begun."""
+    """One leased delivery in memory. `sequence` numbers its last receipt; `calling` once its attempt has begun."""
 
     instruction: VerifiedInstruction
     verdict: VerifiedVerdict
     epoch: int
     deadline: float
     attempts: int
+    sequence: int = 0
     calling: bool = False
 
     @property

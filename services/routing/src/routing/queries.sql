@@ -7,24 +7,25 @@ SELECT account_id, standing FROM standings WHERE account_id = ANY($1::text[])
 INSERT INTO standings (account_id) SELECT unnest($1::text[]) ON CONFLICT DO NOTHING
 
 -- name: insert_deliveries
--- Store planned deliveries with their records; only those that were not there are returned (rule newOnly).
-WITH input AS (
-    SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
-        $9::integer[], $10::timestamptz[], $11::timestamptz[], $12::boolean[], $13::timestamptz[], $14::bytea[], $15::bytea[])
-    AS t(message_id, account_id, recipient_token, tool, instruction_digest, content_digest, state, reason,
-        sequence, due_at, not_after, duplicates_allowed, admitted_at, event, traceparent)
-), added AS (
+-- Store planned deliveries with their records, in one order; only those that were not there are returned (rule newOnly).
+-- The records are large: they go from the parameter to their table and through no join. Both rows of a message are
+-- written by one statement, so that the one is there if and only if the other is.
+WITH added AS (
     INSERT INTO deliveries (message_id, account_id, recipient_token, tool, instruction_digest, content_digest, state,
         reason, epoch, lease_until, sequence, due_at, not_after, duplicates_allowed, admitted_at)
     SELECT message_id, account_id, recipient_token, tool, instruction_digest, content_digest, state,
         reason, CASE state WHEN 'handing' THEN 1 ELSE 0 END,
         CASE state WHEN 'handing' THEN now() + make_interval(secs => $16) END,
         sequence, due_at, not_after, duplicates_allowed, admitted_at
-    FROM input ORDER BY message_id
+    FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
+        $9::integer[], $10::timestamptz[], $11::timestamptz[], $12::boolean[], $13::timestamptz[])
+    AS t(message_id, account_id, recipient_token, tool, instruction_digest, content_digest, state, reason,
+        sequence, due_at, not_after, duplicates_allowed, admitted_at)
     ON CONFLICT DO NOTHING RETURNING message_id, state
 ), stored AS (
     INSERT INTO contents (message_id, event, traceparent)
-    SELECT message_id, event, traceparent FROM input JOIN added USING (message_id)
+    SELECT unnest($1::uuid[]), unnest($14::bytea[]), unnest($15::bytea[])
+    ON CONFLICT DO NOTHING
 )
 SELECT message_id, state FROM added
 
@@ -50,6 +51,35 @@ FROM deliveries WHERE message_id = ANY($1::uuid[]) ORDER BY message_id FOR UPDAT
 -- name: attempt_results
 -- The results of all attempts of locked deliveries, oldest first.
 SELECT message_id, number, result FROM attempts WHERE message_id = ANY($1::uuid[]) ORDER BY message_id, number
+
+-- name: settle_accepted
+-- Accepted calls under leases of this worker, with their receipts (rules outcomeByAttempt, join, lattice, outbox): one
+-- accepted attempt makes a delivery handed over whatever became of the others. An attempt is closed only under the lock
+-- of its delivery, so one that was begun under the present epoch of a delivery that is still `handing` is open. What is
+-- not as this worker remembers it is not returned.
+WITH moved AS (
+    UPDATE deliveries d
+    SET state = 'handed_over', reason = o.reason, sequence = o.sequence, lease_until = NULL, changed_at = now()
+    FROM unnest($1::uuid[], $2::integer[], $3::integer[], $5::text[]) AS o(message_id, epoch, sequence, reason)
+    WHERE d.message_id = ANY($1::uuid[]) AND d.message_id = o.message_id AND d.state = 'handing' AND d.epoch = o.epoch
+        AND d.sequence = o.sequence - 1
+    RETURNING d.message_id
+), settled AS (
+    UPDATE attempts a
+    SET result = 'accepted', reason = o.reason, reply_code = o.reply_code, reply_sealed = o.reply_sealed,
+        settled_at = now()
+    FROM unnest($1::uuid[], $4::integer[], $5::text[], $6::integer[], $7::bytea[])
+        AS o(message_id, number, reason, reply_code, reply_sealed) JOIN moved USING (message_id)
+    WHERE a.message_id = ANY($1::uuid[]) AND a.message_id = o.message_id AND a.number = o.number
+        AND a.result IN ('open', 'doubt')
+), stored AS (
+    INSERT INTO outbox (topic, key, value, headers)
+    SELECT o.topic, o.key, o.value, o.headers::jsonb
+    FROM unnest($1::uuid[], $8::text[], $9::bytea[], $10::bytea[], $11::text[]) WITH ORDINALITY
+        AS o(message_id, topic, key, value, headers, place) JOIN moved USING (message_id)
+    ORDER BY o.place RETURNING id
+)
+SELECT (SELECT array_agg(message_id) FROM moved) AS moved, (SELECT array_agg(id ORDER BY id) FROM stored) AS stored
 
 -- name: settle_attempts
 -- Write outcomes by attempt, no lease needed (rule outcomeByAttempt); a known answer is never overwritten.
@@ -142,9 +172,9 @@ WHERE message_id = ANY($1::uuid[]) AND result = 'open'
 WITH leased AS (
     UPDATE deliveries SET state = 'handing', epoch = epoch + 1, lease_until = now() + make_interval(secs => $2),
         reason = 'leased', changed_at = now()
-    WHERE message_id = ANY($1::uuid[]) RETURNING message_id, epoch, attempts, due_at
+    WHERE message_id = ANY($1::uuid[]) RETURNING message_id, epoch, sequence, attempts, due_at
 )
-SELECT message_id, epoch, attempts, event FROM leased JOIN contents USING (message_id) ORDER BY due_at
+SELECT message_id, epoch, sequence, attempts, event FROM leased JOIN contents USING (message_id) ORDER BY due_at
 
 -- name: ending
 -- Lock deliveries whose validity window has ended while they waited.

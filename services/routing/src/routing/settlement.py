@@ -10,12 +10,13 @@ import asyncio
 import random
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from common.security.sealing import keyed_digest, seal
+from common.times import rfc3339
 from routing import store
-from routing.domain import AttemptResult, Outcome, backoff_seconds, settle
-from routing.receipts import store_changes
+from routing.domain import AttemptResult, DeliveryState, Outcome, backoff_seconds, settle
+from routing.receipts import signed_records, statement, store_changes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,22 +24,39 @@ if TYPE_CHECKING:
 
     from common.outbox import OutboxRelay, StoredRecord
     from common.postgres.pool import Connection, Pool
-    from common.security.signing import Signer
+    from common.security.signing import Signer, Statement
     from routing.domain import Change
     from routing.leases import Leased
 
-OUTCOMES_MAX = 64
+OUTCOMES_MAX = 128
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Called:
-    """The outcome of one attempt. Without a message key (nothing was disclosed) there is no reply to keep."""
+    """The outcome of one attempt, its reply sealed. `leased` is the lease under which this worker made the call."""
 
     message_id: str
     number: int
     outcome: Outcome
-    message_key: bytes | None = None
+    reply: SealedReply | None = None
     leased: Leased | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SealedReply:
+    """A provider's reply under the message key, and its digest under the same key."""
+
+    sealed: bytes
+    digest: str
+
+    @classmethod
+    def of(cls, outcome: Outcome, message_id: str, number: int, message_key: bytes) -> Self | None:
+        """Seal the text of the outcome's reply, if there is one."""
+        if outcome.reply is None:
+            return None
+        text = outcome.reply.text.encode()
+        sealed = seal(message_key, message_id, f"reply.{number}", text)
+        return cls(sealed, keyed_digest(message_key, "reply", text))
 
 
 @dataclass(slots=True)
@@ -67,12 +85,11 @@ class Settlement:
         return len(self._outcomes)
 
     async def step(self) -> None:
-        """Wait for outcomes, write up to 64 of them."""
+        """Wait for outcomes, write up to 128 of them."""
         if not self._outcomes:
             self._wake.clear()
             await self._wake.wait()
-            if len(self._outcomes) < OUTCOMES_MAX // 2:
-                await asyncio.sleep(self.cycle_seconds)
+            await asyncio.sleep(self.cycle_seconds)
         batch = self._batch()
         stored = await self._write(batch)
         for called in batch:
@@ -87,11 +104,22 @@ class Settlement:
             if len(batch) == OUTCOMES_MAX:
                 break
             batch.setdefault(called.message_id, called)
-        return list(batch.values())
+        return sorted(batch.values(), key=_message_id)
 
     async def _write(self, batch: Sequence[Called]) -> list[StoredRecord]:
-        async with self.pool.acquire() as connection, connection.transaction():
-            return await write_outcomes(connection, batch, self)
+        """Write accepted calls by one statement; all else, and what changed since its call began, under locks."""
+        accepted = [called for called in batch if called.outcome.result is AttemptResult.ACCEPTED and called.leased]
+        moved, stored = await self._write_accepted(accepted) if accepted else (set(), [])
+        if others := [called for called in batch if called.message_id not in moved]:
+            async with self.pool.acquire() as connection, connection.transaction():
+                stored += await write_outcomes(connection, others, self)
+        return stored
+
+    async def _write_accepted(self, accepted: Sequence[Called]) -> tuple[set[str], list[StoredRecord]]:
+        occurred_at = rfc3339(self.now())
+        rows = [_accepted(called) for called in accepted]
+        statements = [_handed_over(called, self.provider, occurred_at) for called in accepted]
+        return await store.settle_accepted(self.pool, rows, signed_records(self.signer, statements))
 
 
 async def write_outcomes(connection: Connection, batch: Sequence[Called], how: Settlement) -> list[StoredRecord]:
@@ -110,7 +138,7 @@ async def write_outcomes(connection: Connection, batch: Sequence[Called], how: S
             called.outcome,
             attempt=called.number,
             provider=how.provider,
-            reply_digest=_reply_digest(called),
+            reply_digest=called.reply.digest if called.reply else None,
             now=now,
             wait_seconds=backoff_seconds(called.number, how.retry_seconds_first, random.random()),
         )
@@ -121,16 +149,47 @@ async def write_outcomes(connection: Connection, batch: Sequence[Called], how: S
 
 def _settled(called: Called) -> store.SettledAttempt:
     outcome = called.outcome
-    sealed = None
-    if outcome.reply is not None and called.message_key is not None:
-        part = f"reply.{called.number}"
-        sealed = seal(called.message_key, called.message_id, part, outcome.reply.text.encode())
-    code = outcome.reply.code if outcome.reply else None
     assert outcome.result is not AttemptResult.OPEN
+    code = outcome.reply.code if outcome.reply else None
+    sealed = called.reply.sealed if called.reply else None
     return store.SettledAttempt(called.message_id, called.number, str(outcome.result), outcome.reason, code, sealed)
 
 
-def _reply_digest(called: Called) -> str | None:
-    if called.outcome.reply is None or called.message_key is None:
-        return None
-    return keyed_digest(called.message_key, "reply", called.outcome.reply.text.encode())
+def _accepted(called: Called) -> store.AcceptedCall:
+    leased, outcome = called.leased, called.outcome
+    assert leased is not None
+    return store.AcceptedCall(
+        called.message_id,
+        leased.epoch,
+        leased.sequence + 1,
+        called.number,
+        outcome.reason,
+        outcome.reply.code if outcome.reply else None,
+        called.reply.sealed if called.reply else None,
+    )
+
+
+def _handed_over(called: Called, provider: str, occurred_at: str) -> Statement:
+    """The receipt of an accepted call, if the delivery is as it was when the call began."""
+    leased, outcome = called.leased, called.outcome
+    assert leased is not None
+    instruction = leased.instruction.instruction
+    return statement(
+        message_id=instruction.message_id,
+        account_id=instruction.account_id,
+        recipient_token=instruction.recipient_token,
+        instruction_digest=leased.instruction.digest,
+        content_digest=instruction.content_digest,
+        sequence=leased.sequence + 1,
+        state=DeliveryState.HANDED_OVER.value,
+        reason=outcome.reason,
+        attempt=called.number,
+        provider=provider,
+        reply_code=outcome.reply.code if outcome.reply else None,
+        reply_digest=called.reply.digest if called.reply else None,
+        occurred_at=occurred_at,
+    )
+
+
+def _message_id(called: Called) -> str:
+    return called.message_id

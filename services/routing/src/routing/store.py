@@ -61,11 +61,24 @@ class SettledAttempt(NamedTuple):
     reply_sealed: bytes | None
 
 
+class AcceptedCall(NamedTuple):
+    """An accepted call under a lease of this worker; `sequence` is the number of the change that it makes."""
+
+    message_id: str
+    epoch: int
+    sequence: int
+    number: int
+    reason: str
+    reply_code: int | None
+    reply_sealed: bytes | None
+
+
 class LeasedRow(NamedTuple):
     """A delivery leased to this worker, with its record as it came over Kafka."""
 
     message_id: str
     epoch: int
+    sequence: int
     attempts: int
     event: bytes
 
@@ -84,7 +97,7 @@ async def know_accounts(connection: Connection, account_ids: Iterable[str]) -> d
 async def insert_deliveries(
     connection: Connection, planned: Sequence[PlannedDelivery], lease_seconds: float
 ) -> dict[str, str]:
-    """Insert deliveries; return the states of those that are new, by message id."""
+    """Insert deliveries, ordered by message; return the states of those that are new, by message id."""
     columns = _columns(planned, len(PlannedDelivery._fields))
     rows = await connection.fetch(QUERIES["insert_deliveries"], *columns, lease_seconds)
     return {str(row["message_id"]): row["state"] for row in rows}
@@ -116,6 +129,21 @@ async def attempt_results(connection: Connection, message_ids: Iterable[str]) ->
     for row in await connection.fetch(QUERIES["attempt_results"], list(message_ids)):
         results.setdefault(str(row["message_id"]), {})[row["number"]] = AttemptResult(row["result"])
     return results
+
+
+async def settle_accepted(
+    connection: Connection, accepted: Sequence[AcceptedCall], receipts: Sequence[Record]
+) -> tuple[set[str], list[StoredRecord]]:
+    """Write accepted calls, ordered by message, with their receipts.
+
+    Return the ids of the deliveries that were as this worker remembers them, and their receipts as stored; nothing is
+    changed of the others.
+    """
+    columns = _columns(accepted, len(AcceptedCall._fields))
+    (row,) = await connection.fetch(QUERIES["settle_accepted"], *columns, *outbox_columns(receipts))
+    moved = {str(message_id) for message_id in row["moved"] or ()}
+    told = [record for call, record in zip(accepted, receipts, strict=True) if call.message_id in moved]
+    return moved, [StoredRecord(id_, record) for id_, record in zip(row["stored"] or (), told, strict=True)]
 
 
 async def settle_attempts(connection: Connection, settled: Sequence[SettledAttempt]) -> set[tuple[str, int]]:
@@ -180,7 +208,7 @@ async def doubt_open_attempts(connection: Connection, message_ids: Sequence[str]
 async def lease(connection: Connection, message_ids: Sequence[str], lease_seconds: float) -> list[LeasedRow]:
     """Lease locked deliveries under their next epochs."""
     rows = await connection.fetch(QUERIES["lease"], message_ids, lease_seconds)
-    return [LeasedRow(str(row["message_id"]), row["epoch"], row["attempts"], row["event"]) for row in rows]
+    return [LeasedRow(str(row["message_id"]), *row[1:]) for row in rows]
 
 
 async def ending(connection: Connection, limit: int) -> list[Delivery]:
@@ -232,7 +260,7 @@ async def present_of(connection: Connection, message_ids: Sequence[str]) -> set[
 
 
 def _columns(rows: Sequence[tuple[Any, ...]], count: int) -> list[list[Any]]:
-    return [[row[place] for row in rows] for place in range(count)]
+    return [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in range(count)]
 
 
 def _delivery(row: Any) -> Delivery:
