@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import orjson
 
 from common.contracts.vault import SealAnswer, SealCall, SealItem
-from common.events import MessageAdmitted, encode
-from common.events.intake import SealedContent
+from common.events.envelope import record_of
+from common.events.intake import MessageAdmitted, admitted_body, sealed_digest
 from common.http.problems import TYPE_PREFIX, Problem
 from common.http.vault import VaultRefusedError
 from common.ids import new_id
 from common.security.sealing import new_message_key, seal
-from common.security.signing import statement_digest
+from common.security.signing import canonical
 from common.times import rfc3339
 from ingestion import store
 from ingestion.domain import (
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
     from common.outbox import StoredRecord
     from common.postgres.pool import Pool
-    from common.security.signing import Signed, Signer, Statement
+    from common.security.signing import SignedJson, Signer, Statement
     from ingestion.submission import MessageItem, Parsed
 
 _ITEMS_BETWEEN_YIELDS = 25
@@ -110,6 +110,12 @@ class _Composed(NamedTuple):
     content_bytes: int
     envelope: bytes
     content: bytes
+
+
+class _Sealed(NamedTuple):
+    composed: _Composed
+    token: str
+    capsule: bytes
 
 
 class _Follower(NamedTuple):
@@ -223,15 +229,12 @@ class Admission:
             await _yield_now_and_then(number)
         if not composed:
             return
-        sealed: list[tuple[_Composed, str, SealedContent]] = []
+        sealed: list[_Sealed] = []
         for each, answer in zip(composed, await self._seal(composed), strict=True):
             if answer.token is None or answer.capsule is None:
                 outcomes[each.candidate.position] = _vault_refusal(answer)
                 continue
-            content = SealedContent.model_construct(
-                capsule=answer.capsule, envelope=each.envelope, content=each.content
-            )
-            sealed.append((each, answer.token, content))
+            sealed.append(_Sealed(each, answer.token, answer.capsule))
         if sealed:
             outcomes.update(await self._store(await self._sign(sealed, now)))
 
@@ -272,22 +275,20 @@ class Admission:
         except VaultRefusedError as error:
             raise SealUnavailableError(str(error)) from error
 
-    async def _sign(
-        self, sealed: Sequence[tuple[_Composed, str, SealedContent]], now: datetime
-    ) -> list[tuple[int, NewMessage]]:
+    async def _sign(self, sealed: Sequence[_Sealed], now: datetime) -> list[tuple[int, NewMessage]]:
         statements, admitted_at = [], rfc3339(now)
-        for number, (each, token, content) in enumerate(sealed):
-            statements.append(self._statement(each, token, content, admitted_at))
+        for number, each in enumerate(sealed):
+            statements.append(canonical(self._statement(each, admitted_at)))
             await _yield_now_and_then(number)
         messages = []
-        signed = self._signer.sign(statements)
-        for number, ((each, _, content), instruction) in enumerate(zip(sealed, signed, strict=True)):
-            messages.append((each.candidate.position, _new_message(each, content, instruction, now)))
+        for number, (each, instruction) in enumerate(zip(sealed, self._signer.sign_json(statements), strict=True)):
+            messages.append((each.composed.candidate.position, _new_message(each, instruction, now)))
             await _yield_now_and_then(number)
         return messages
 
-    def _statement(self, each: _Composed, token: str, content: SealedContent, admitted_at: str) -> Statement:
+    def _statement(self, sealed: _Sealed, admitted_at: str) -> Statement:
         """Return what `Instruction.statement` returns for the same facts, without the model's cost."""
+        each = sealed.composed
         candidate = each.candidate
         item, basis, window = candidate.item, candidate.item.legal_basis, candidate.window
         assert basis is not None
@@ -300,12 +301,12 @@ class Admission:
             "tool": candidate.inbox.tool,
             "direction": "outbound",
             "inbox_id": candidate.inbox.id,
-            "recipient_token": token,
+            "recipient_token": sealed.token,
             "purpose": item.purpose,
             "legal_basis": f"{basis.kind}:{basis.reference}" if basis.reference else basis.kind,
             "content_digest": each.content_digest,
             "content_bytes": each.content_bytes,
-            "sealed_digest": content.digest(),
+            "sealed_digest": sealed_digest(sealed.capsule, each.envelope, each.content),
             "not_before": rfc3339(window.not_before),
             "not_after": rfc3339(window.not_after),
             "duplicates_allowed": item.duplicates_allowed,
@@ -398,18 +399,18 @@ def _vault_refusal(answer: SealAnswer) -> Problem:
     return Problem(int(problem.get("status", 422)), kind, detail, field="recipient", limit=problem.get("limit"))
 
 
-def _new_message(each: _Composed, content: SealedContent, signed: Signed, now: datetime) -> NewMessage:
-    candidate = each.candidate
-    instruction = orjson.dumps({"statement": signed.statement, "proof": signed.proof.__dict__})
-    sealed = content.__pydantic_serializer__.to_json(content)
-    event = MessageAdmitted.model_construct(instruction=signed, sealed=content)
-    body = b'{"instruction":%s,"sealed":%s}' % (instruction, sealed)
+def _new_message(sealed: _Sealed, instruction: SignedJson, now: datetime) -> NewMessage:
+    each, candidate = sealed.composed, sealed.composed.candidate
     row = AdmittedRow(
-        each.message_id,
-        candidate.fingerprint,
-        each.content_digest,
-        signed.statement["recipient_token"],
-        instruction.decode(),
+        each.message_id, candidate.fingerprint, each.content_digest, sealed.token, instruction.whole.decode()
+    )
+    record = record_of(
+        MessageAdmitted,
+        event_id=each.message_id,
+        key=sealed.token,
+        time=rfc3339(now),
+        body=admitted_body(instruction, sealed.capsule, each.envelope, each.content),
+        traceparent=candidate.traceparent,
     )
     return NewMessage(
         row=row,
@@ -417,8 +418,8 @@ def _new_message(each: _Composed, content: SealedContent, signed: Signed, now: d
         idempotency_key=None if candidate.key is None else candidate.key[1],
         tool=candidate.item.tool,
         inbox_id=candidate.inbox.id,
-        instruction_digest=statement_digest(signed.statement),
+        instruction_digest=instruction.digest,
         reference=candidate.item.reference,
         admitted_at=now,
-        record=encode(event, traceparent=candidate.traceparent, body=body),
+        record=record,
     )

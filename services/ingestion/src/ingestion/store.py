@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from common.events.intake import MessageAdmitted
 from common.outbox import StoredRecord, outbox_columns
 from common.postgres.queries import load_queries
 from common.times import parse_rfc3339
@@ -110,8 +111,8 @@ async def admit(pool: Pool, messages: Sequence[NewMessage]) -> Mapping[str, Stor
     that two processes admitting the same ones wait for each other instead of locking each other out.
     """
     ordered = sorted(messages, key=lambda message: (message.account_id, message.idempotency_key or b""))
-    topics, keys, values, headers = outbox_columns([message.record for message in ordered])
-    rows = await pool.fetch(
+    _, keys, values, headers = outbox_columns([message.record for message in ordered])
+    row = await pool.fetchrow(
         _Q["admit"],
         [message.row.id for message in ordered],
         [message.account_id for message in ordered],
@@ -125,13 +126,18 @@ async def admit(pool: Pool, messages: Sequence[NewMessage]) -> Mapping[str, Stor
         [message.row.signed_instruction for message in ordered],
         [message.reference for message in ordered],
         [message.admitted_at for message in ordered],
-        topics,
+        MessageAdmitted.TOPIC,
         keys,
         values,
         headers,
     )
-    records = {message.row.id: message.record for message in ordered}
-    return {row["message_id"]: StoredRecord(row["outbox_id"], records[row["message_id"]]) for row in rows}
+    if row["message_ids"] is not None:
+        admitted = set(row["message_ids"])
+        ordered = [message for message in ordered if message.row.id in admitted]
+    return {
+        message.row.id: StoredRecord(outbox_id, message.record)
+        for message, outbox_id in zip(ordered, row["outbox_ids"], strict=True)
+    }
 
 
 async def record_receipts(pool: Pool, receipts: Sequence[Receipt], unauthorised: Sequence[Unauthorised]) -> None:

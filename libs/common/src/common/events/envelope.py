@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from functools import cache
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -14,7 +15,8 @@ if TYPE_CHECKING:
 
 Headers = tuple[tuple[str, bytes], ...]
 
-_CONTENT_TYPE = b"application/json"
+_SPECVERSION = ("ce_specversion", b"1.0")
+_CONTENT_TYPE_HEADER = ("content-type", b"application/json")
 
 
 class EventError(Exception):
@@ -55,19 +57,38 @@ E = TypeVar("E", bound=Event)
 
 def encode(event: Event, *, traceparent: bytes | None = None, body: bytes | None = None) -> Record:
     """Return the Kafka record of an event; `body` when the caller already has its JSON."""
-    key = event.key.encode()
+    return record_of(
+        type(event),
+        event_id=event.event_id,
+        key=event.key,
+        time=event.time,
+        body=body or event.__pydantic_serializer__.to_json(event),
+        traceparent=traceparent,
+    )
+
+
+def record_of(
+    kind: type[Event], *, event_id: str, key: str, time: str, body: bytes, traceparent: bytes | None = None
+) -> Record:
+    """Return the Kafka record of an event whose JSON was made in bulk, without a model of it."""
+    kind_and_source = _kind_and_source(kind)
+    key_bytes = key.encode()
     headers: Headers = (
-        ("ce_specversion", b"1.0"),
-        ("ce_id", event.event_id.encode()),
-        ("ce_type", event.TYPE.encode()),
-        ("ce_source", event.SOURCE.encode()),
-        ("ce_time", event.time.encode()),
-        ("ce_subject", key),
-        ("content-type", _CONTENT_TYPE),
+        _SPECVERSION,
+        ("ce_id", event_id.encode()),
+        *kind_and_source,
+        ("ce_time", time.encode()),
+        ("ce_subject", key_bytes),
+        _CONTENT_TYPE_HEADER,
     )
     if traceparent is not None:
         headers = (*headers, ("traceparent", traceparent))
-    return Record(event.TOPIC, key, body or event.__pydantic_serializer__.to_json(event), headers)
+    return Record(kind.TOPIC, key_bytes, body, headers)
+
+
+@cache
+def _kind_and_source(kind: type[Event]) -> Headers:
+    return ("ce_type", kind.TYPE.encode()), ("ce_source", kind.SOURCE.encode())
 
 
 def decode(event: type[E], value: bytes | None, headers: Iterable[tuple[str, bytes | None]]) -> E:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import urlsafe_b64encode
 from datetime import datetime
 from hashlib import sha256
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -11,7 +12,7 @@ from common.security.signing import SignatureError, Signed, Statement
 from common.times import rfc3339
 
 if TYPE_CHECKING:
-    from common.security.signing import TrustedKeys
+    from common.security.signing import SignedJson, TrustedKeys
 
 Tool = Literal["email", "telephony", "widget", "form"]
 
@@ -27,12 +28,17 @@ class SealedContent(Contract):
     content: bytes
 
     def digest(self) -> str:
-        """Return SHA-256 over the three parts with their lengths, hexadecimal: what the instruction signs."""
-        state = sha256()
-        for part in (self.capsule, self.envelope, self.content):
-            state.update(len(part).to_bytes(8, "big"))
-            state.update(part)
-        return state.hexdigest()
+        """Return what the instruction signs of it."""
+        return sealed_digest(self.capsule, self.envelope, self.content)
+
+
+def sealed_digest(capsule: bytes, envelope: bytes, content: bytes) -> str:
+    """Return SHA-256 over the three parts of sealed content, each behind its length (8 bytes), hexadecimal."""
+    state = sha256()
+    for part in (capsule, envelope, content):
+        state.update(len(part).to_bytes(8, "big"))
+        state.update(part)
+    return state.hexdigest()
 
 
 class Instruction(Contract):
@@ -92,6 +98,16 @@ class MessageAdmitted(Event):
     def time(self) -> str:
         """The time of admission."""
         return str(self.instruction.statement["admitted_at"])
+
+
+def admitted_body(instruction: SignedJson, capsule: bytes, envelope: bytes, content: bytes) -> bytes:
+    """Return the JSON of a `MessageAdmitted`, made in bulk without a model of it."""
+    return b'{"instruction":%b,"sealed":{"capsule":"%b","envelope":"%b","content":"%b"}}' % (
+        instruction.whole,
+        urlsafe_b64encode(capsule),
+        urlsafe_b64encode(envelope),
+        urlsafe_b64encode(content),
+    )
 
 
 class VerifiedInstruction:

@@ -37,15 +37,13 @@ def root_and_paths(leaves: list[bytes]) -> tuple[bytes, list[bytes]]:
     if not leaves:
         raise ValueError("a Merkle tree needs at least one leaf")
     levels = _levels(leaves)
-    paths = []
-    for leaf in range(len(leaves)):
-        index, path = leaf, []
-        for level in levels[:-1]:
-            sibling = index ^ 1
-            if sibling < len(level):
-                path.append(level[sibling])
-            index >>= 1
-        paths.append(b"".join(path))
+    paths = [b""]
+    for level in reversed(levels[:-1]):
+        last = len(level) - 1
+        paths = [
+            level[index ^ 1] + paths[index >> 1] if index < last or index % 2 else paths[index >> 1]
+            for index in range(len(level))
+        ]
     return levels[-1][0], paths
 
 

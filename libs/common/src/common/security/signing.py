@@ -19,12 +19,13 @@ from __future__ import annotations
 import base64
 import logging
 import time
+from base64 import urlsafe_b64encode
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import orjson
 from cryptography.exceptions import InvalidSignature
@@ -81,6 +82,19 @@ class Signed(BaseModel):
     proof: Proof
 
 
+class SignedJson(NamedTuple):
+    """A statement in its canonical JSON, its digest (hexadecimal), and its proof as JSON: for events made in bulk."""
+
+    statement: bytes
+    digest: str
+    proof: bytes
+
+    @property
+    def whole(self) -> bytes:
+        """The JSON of the `Signed` that this is."""
+        return b'{"statement":%b,"proof":%b}' % (self.statement, self.proof)
+
+
 def canonical(statement: Statement) -> bytes:
     """Return the canonical JSON of a statement (RFC 8785 for values without floating point)."""
     return orjson.dumps(statement, option=orjson.OPT_SORT_KEYS)
@@ -133,12 +147,8 @@ class Signer:
 
     def sign(self, statements: Sequence[Statement]) -> list[Signed]:
         """Sign a non-empty batch: one signature, one inclusion path each."""
-        if self._source is not None and (key := self._source.changed()) is not None:
-            self._use(key)
-            log.info("%ss are signed with key %s from now on", self._purpose, self._key_id)
-        root, paths = root_and_paths([leaf_hash(canonical(statement)) for statement in statements])
+        signature, paths = self._sign([leaf_hash(canonical(statement)) for statement in statements])
         size = len(statements)
-        signature = _b64(self._key.sign(_signed_bytes(self._purpose, size, root)))
         return [
             Signed.model_construct(
                 statement=statement,
@@ -148,6 +158,24 @@ class Signer:
             )
             for index, (statement, path) in enumerate(zip(statements, paths, strict=True))
         ]
+
+    def sign_json(self, statements: Sequence[bytes]) -> list[SignedJson]:
+        """Sign a non-empty batch of statements given in canonical JSON, without a model for each."""
+        leaves = [leaf_hash(statement) for statement in statements]
+        signature, paths = self._sign(leaves)
+        head = f'{{"key":"{self._key_id}","signature":"{signature}","size":{len(statements)},"index":'.encode()
+        return [
+            SignedJson(statement, leaf.hex(), b'%b%d,"path":"%b"}' % (head, index, urlsafe_b64encode(path)))
+            for index, (statement, leaf, path) in enumerate(zip(statements, leaves, paths, strict=True))
+        ]
+
+    def _sign(self, leaves: list[bytes]) -> tuple[str, list[bytes]]:
+        """Sign the root with the key of this moment: a batch has one key."""
+        if self._source is not None and (key := self._source.changed()) is not None:
+            self._use(key)
+            log.info("%ss are signed with key %s from now on", self._purpose, self._key_id)
+        root, paths = root_and_paths(leaves)
+        return _b64(self._key.sign(_signed_bytes(self._purpose, len(leaves), root))), paths
 
     def _use(self, key: Ed25519PrivateKey) -> None:
         self._key = key

@@ -9,6 +9,7 @@ from __future__ import annotations
 import binascii
 import re
 from email.utils import format_datetime
+from functools import lru_cache
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -94,7 +95,7 @@ def _head(email: Email, sender: Mailbox, recipient: Mailbox, message_id: str, da
         from_line,
         mailbox_line("To", recipient, "recipient"),
         unstructured_line("Subject", checked(email.subject, "content.subject", SUBJECT_CHARACTERS_MAX)),
-        f"Date: {format_datetime(date)}\r\nMessage-ID: <{message_id}@{domain}>\r\n",
+        f"Date: {_date(date)}\r\nMessage-ID: <{message_id}@{domain}>\r\n",
     ]
     if email.reply_to is not None:
         lines.append(mailbox_line("Reply-To", email.reply_to, "content.reply_to"))
@@ -106,6 +107,12 @@ def _head(email: Email, sender: Mailbox, recipient: Mailbox, message_id: str, da
         lines.append(_unsubscribe_lines(email.unsubscribe_url))
     lines.append("MIME-Version: 1.0\r\n")
     return "".join(lines)
+
+
+@lru_cache(maxsize=64)
+def _date(date: datetime) -> str:
+    """Composed mails of one batch share their date."""
+    return format_datetime(date)
 
 
 def _message_id(value: str, field: str) -> str:
