@@ -188,7 +188,7 @@ class World:
 
 
 def received(event):
-    value = VerdictReached.body(event.verdict, event.message.__pydantic_serializer__.to_json(event.message))
+    value = event.__pydantic_serializer__.to_json(event)
     record = SimpleNamespace(
         topic="screening.verdicts", partition=0, offset=next(offsets), value=value, headers=(), key=event.key.encode()
     )

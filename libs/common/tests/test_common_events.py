@@ -123,8 +123,9 @@ def test_a_verdict_carries_the_message_as_it_came_with_fields_that_moderation_do
     message, keys = admitted
     received = orjson.loads(encode(message).value)
     received["added_later"] = "by a newer ingestion"
-    verdict = key_pair("verdict").signer.sign([verdict_on("ab").statement()])[0]
-    text = VerdictReached.body(verdict, orjson.dumps(received))
+    signed = key_pair("verdict").signer.sign_json([canonical(verdict_on("ab").statement())])[0]
+    verdict = Signed.model_validate_json(signed.whole)
+    text = VerdictReached.body(signed, orjson.dumps(received))
     assert orjson.loads(text)["message"] == received
     event = decode(VerdictReached, text, [("ce_type", VerdictReached.TYPE.encode())])
     assert event == VerdictReached(verdict=verdict, message=message)

@@ -63,6 +63,15 @@ def test_every_statement_of_a_batch_verifies_after_a_journey_as_json(statements)
         assert trusted.verify(received) == statement_digest(statement)
 
 
+def test_statements_signed_as_json_are_what_models_of_them_would_be(keys):
+    statements = [{"b": number, "a": "x"} for number in range(5)]
+    in_bulk = keys.signer.sign_json([canonical(statement) for statement in statements])
+    assert [Signed.model_validate_json(each.whole) for each in in_bulk] == keys.signer.sign(statements)
+    assert [each.digest for each in in_bulk] == [
+        keys.trusted.verify(Signed.model_validate_json(each.whole)) for each in in_bulk
+    ]
+
+
 def test_the_order_of_keys_on_the_wire_does_not_matter(keys):
     signed = keys.signer.sign(STATEMENTS)[3]
     turned = Signed(statement=dict(reversed(signed.statement.items())), proof=signed.proof)

@@ -112,7 +112,7 @@ async def admit(pool: Pool, messages: Sequence[NewMessage]) -> Mapping[str, Stor
     """
     ordered = sorted(messages, key=lambda message: (message.account_id, message.idempotency_key or b""))
     _, keys, values, headers = outbox_columns([message.record for message in ordered])
-    row = await pool.fetchrow(
+    (row,) = await pool.fetch(
         _Q["admit"],
         [message.row.id for message in ordered],
         [message.account_id for message in ordered],

@@ -16,18 +16,18 @@ from uuid import UUID
 from pydantic import ValidationError
 
 from common.contracts.vault import OpenCall, OpenItem
-from common.events.envelope import encode, traceparent_of
+from common.events.envelope import record_of, traceparent_of
 from common.events.intake import MessageAdmitted, VerifiedInstruction
 from common.events.screening import VerdictReached
 from common.http.problems import TYPE_PREFIX
 from common.http.vault import VaultRefusedError
 from common.security.sealing import SealError, unseal
-from common.security.signing import SignatureError
+from common.security.signing import SignatureError, canonical
 from common.times import now, rfc3339
 from moderation.domain import ENGINE, erased_decision, screen
 from moderation.errors import RefusedRecordError, ScreeningUnavailableError
 from moderation.mail import read_mail
-from moderation.store import NewVerdict, Unauthorised, find_verdicts, insert_unauthorised, insert_verdicts
+from moderation.store import KeptVerdict, NewVerdict, Unauthorised, find_verdicts, insert_unauthorised, insert_verdicts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from common.kafka.consumer import Received
     from common.kafka.records import Record
     from common.postgres.pool import Connection, Pool
-    from common.security.signing import Signed, Signer, Statement, TrustedKeys
+    from common.security.signing import Signer, Statement, TrustedKeys
     from moderation.domain import Decision
     from moderation.policy.reading import Policy
 
@@ -101,7 +101,7 @@ async def on_message_admitted(
         opened, reasons = await _open(list(fresh.values()), vault)
         if opened:
             statements = await _screen(opened, policy, screened_at)
-            verdicts |= await _keep(connection, opened, signer.sign(statements), policy, screened_at)
+            verdicts |= await _keep(connection, opened, statements, signer, screened_at)
         records, without_verdict = _outcomes(genuine, verdicts, reasons)
         refused += without_verdict
         if refused:
@@ -238,15 +238,18 @@ def _statement(verified: VerifiedInstruction, decision: Decision, policy: str, s
 async def _keep(
     connection: Connection,
     opened: Sequence[_Opened],
-    signed: Sequence[Signed],
-    policy: Policy,
+    statements: Sequence[Statement],
+    signer: Signer,
     screened_at: datetime,
-) -> dict[str, Signed]:
+) -> dict[str, KeptVerdict]:
     """Store what is new and return what the rows say (rules insertOnce, readBack)."""
-    own = {item.judged.message_id: verdict for item, verdict in zip(opened, signed, strict=True)}
-    accounts = {item.judged.message_id: item.judged.verified.instruction.account_id for item in opened}
-    new = [NewVerdict(accounts[message_id], verdict) for message_id, verdict in own.items()]
-    stored = await insert_verdicts(connection, new, policy.name, screened_at)
+    signed = signer.sign_json([canonical(statement) for statement in statements])
+    new = [
+        NewVerdict(item.judged.verified.instruction.account_id, statement, verdict)
+        for item, statement, verdict in zip(opened, statements, signed, strict=True)
+    ]
+    own = {verdict.message_id: verdict.kept for verdict in new}
+    stored = await insert_verdicts(connection, new, screened_at)
     kept = {message_id: own[message_id] for message_id in stored}
     if lost := own.keys() - stored:
         # A second statement: the first one's snapshot cannot see what a concurrent copy just committed.
@@ -255,7 +258,7 @@ async def _keep(
 
 
 def _outcomes(
-    genuine: Sequence[_Judged], verdicts: dict[str, Signed], reasons: dict[str, str]
+    genuine: Sequence[_Judged], verdicts: dict[str, KeptVerdict], reasons: dict[str, str]
 ) -> tuple[list[Record], list[Unauthorised]]:
     """Return for each record its verdict to publish, or why it has none."""
     records: list[Record] = []
@@ -264,17 +267,23 @@ def _outcomes(
         verdict = verdicts.get(judged.message_id)
         if verdict is None:
             refused.append(_refusal(judged, reasons[judged.message_id]))
-        elif verdict.statement["instruction_digest"] == judged.verified.digest:
-            records.append(_record(judged.received, verdict))
+        elif verdict.instruction_digest == judged.verified.digest:
+            records.append(_record(judged, verdict))
         else:
             refused.append(_refusal(judged, "instruction: another one was judged under this message id"))
     return records, refused
 
 
-def _record(received: Received[MessageAdmitted], verdict: Signed) -> Record:
-    event = VerdictReached.model_construct(verdict=verdict, message=received.event)
-    body = VerdictReached.body(verdict, received.record.value)
-    return encode(event, traceparent=traceparent_of(received.record.headers), body=body)
+def _record(judged: _Judged, verdict: KeptVerdict) -> Record:
+    record = judged.received.record
+    return record_of(
+        VerdictReached,
+        event_id=VerdictReached.id_for(judged.message_id),
+        key=judged.verified.instruction.recipient_token,
+        time=verdict.screened_at,
+        body=VerdictReached.body(verdict.signed, record.value),
+        traceparent=traceparent_of(record.headers),
+    )
 
 
 def _refusal(judged: _Judged, reason: str) -> Unauthorised:

@@ -8,9 +8,9 @@ WHERE message_id = ANY($1::uuid[])
 -- New verdicts in the order of their ids; a row that another copy wrote first stays (rule insertOnce).
 INSERT INTO verdicts (message_id, account_id, action, clauses, degraded, statement, proof, policy, screened_at)
 SELECT message_id, account_id, action, string_to_array(clauses, ','), string_to_array(degraded, ','),
-       statement, proof, $8, $9
-FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::json[], $7::json[])
-     AS new (message_id, account_id, action, clauses, degraded, statement, proof)
+       statement, proof, policy, $9
+FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::json[], $7::json[], $8::text[])
+     AS new (message_id, account_id, action, clauses, degraded, statement, proof, policy)
 ON CONFLICT (message_id) DO NOTHING
 RETURNING message_id::text AS message_id
 

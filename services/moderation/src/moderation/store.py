@@ -3,28 +3,48 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
 from common.postgres.queries import load_queries
-from common.security.signing import Proof, Signed, canonical
+from common.security.merkle import leaf_hash
+from common.security.signing import SignedJson
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
     from common.postgres.pool import Connection, Pool
+    from common.security.signing import Statement
 
 QUERIES = load_queries("moderation")
 
 
-@dataclass(frozen=True, slots=True)
-class NewVerdict:
+class KeptVerdict(NamedTuple):
+    """A signed verdict as its row has it, with what its event needs to know of it."""
+
+    signed: SignedJson
+    instruction_digest: str
+    screened_at: str
+
+
+class NewVerdict(NamedTuple):
     """A signed verdict that was just reached, with the account it concerns."""
 
     account_id: str
-    signed: Signed
+    statement: Statement
+    signed: SignedJson
+
+    @property
+    def message_id(self) -> str:
+        """The message that it judges."""
+        return str(self.statement["message_id"])
+
+    @property
+    def kept(self) -> KeptVerdict:
+        """What its row says, once it is stored."""
+        return KeptVerdict(self.signed, self.statement["instruction_digest"], self.statement["screened_at"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,18 +59,16 @@ class Unauthorised:
     reason: str
 
 
-async def find_verdicts(connection: Connection, message_ids: Iterable[str]) -> dict[str, Signed]:
-    """Return the stored verdicts of these messages, bit for bit as they were signed."""
+async def find_verdicts(connection: Connection, message_ids: Iterable[str]) -> dict[str, KeptVerdict]:
+    """Return the stored verdicts of these messages, byte for byte as they were signed."""
     rows = await connection.fetch(QUERIES["find_verdicts"], list(message_ids))
-    return {row["message_id"]: _signed(row) for row in rows}
+    return {row["message_id"]: _kept(row["statement"].encode(), row["proof"].encode()) for row in rows}
 
 
-async def insert_verdicts(
-    connection: Connection, verdicts: Sequence[NewVerdict], policy: str, screened_at: datetime
-) -> set[str]:
-    """Store verdicts; return the ids of those that were not there already (rule insertOnce)."""
-    ordered = sorted(verdicts, key=lambda verdict: str(verdict.signed.statement["message_id"]))
-    statements = [verdict.signed.statement for verdict in ordered]
+async def insert_verdicts(connection: Connection, verdicts: Sequence[NewVerdict], screened_at: datetime) -> set[str]:
+    """Store verdicts of one policy; return the ids of those that were not there already (rule insertOnce)."""
+    ordered = sorted(verdicts, key=lambda verdict: verdict.message_id)
+    statements = [verdict.statement for verdict in ordered]
     rows = await connection.fetch(
         QUERIES["insert_verdicts"],
         [statement["message_id"] for statement in statements],
@@ -58,9 +76,9 @@ async def insert_verdicts(
         [statement["action"] for statement in statements],
         [",".join(statement["clauses"]) for statement in statements],
         [",".join(statement["degraded"]) for statement in statements],
-        [canonical(statement).decode() for statement in statements],
-        [orjson.dumps(verdict.signed.proof.__dict__).decode() for verdict in ordered],
-        policy,
+        [verdict.signed.statement.decode() for verdict in ordered],
+        [verdict.signed.proof.decode() for verdict in ordered],
+        [statement["policy"] for statement in statements],
         screened_at,
     )
     return {row["message_id"] for row in rows}
@@ -97,7 +115,7 @@ async def count_unauthorised(pool: Pool) -> dict[str, int]:
     return {row["reason"]: row["records"] for row in await pool.fetch(QUERIES["count_unauthorised"])}
 
 
-def _signed(row: Mapping[str, Any]) -> Signed:
-    return Signed.model_construct(
-        statement=orjson.loads(row["statement"]), proof=Proof.model_construct(**orjson.loads(row["proof"]))
-    )
+def _kept(statement: bytes, proof: bytes) -> KeptVerdict:
+    said = orjson.loads(statement)
+    digest = leaf_hash(statement).hex()
+    return KeptVerdict(SignedJson(statement, digest, proof), said["instruction_digest"], said["screened_at"])

@@ -9,7 +9,7 @@ from common.events.intake import MessageAdmitted, VerifiedInstruction
 from common.security.signing import SignatureError, Signed, Statement
 
 if TYPE_CHECKING:
-    from common.security.signing import TrustedKeys
+    from common.security.signing import SignedJson, TrustedKeys
 
 Action = Literal["allow", "hold", "block"]
 
@@ -57,7 +57,12 @@ class VerdictReached(Event):
     @property
     def event_id(self) -> str:
         """The message's id with a suffix: one verdict per message."""
-        return f"{self.message.event_id}.verdict"
+        return self.id_for(self.message.event_id)
+
+    @staticmethod
+    def id_for(message_id: str) -> str:
+        """Return the id of the event that tells the verdict on a message."""
+        return f"{message_id}.verdict"
 
     @property
     def key(self) -> str:
@@ -70,9 +75,9 @@ class VerdictReached(Event):
         return str(self.verdict.statement["screened_at"])
 
     @staticmethod
-    def body(verdict: Signed, message_json: bytes) -> bytes:
+    def body(verdict: SignedJson, message_json: bytes) -> bytes:
         """Return the JSON of the event around the message's JSON as it was received, unknown fields included."""
-        return b'{"verdict":%s,"message":%s}' % (verdict.__pydantic_serializer__.to_json(verdict), message_json)
+        return b'{"verdict":%b,"message":%b}' % (verdict.whole, message_json)
 
 
 class VerifiedVerdict:

@@ -33,6 +33,7 @@ from common.events.envelope import Event, EventError, decode
 from common.kafka.publisher import PublishError
 from common.kafka.records import Record
 from common.kafka.topics import dlq_name
+from common.pacing import cycle_seconds_after
 from common.times import now, rfc3339
 
 if TYPE_CHECKING:
@@ -103,18 +104,6 @@ class ConsumerHealth:
     failing_since: float | None = None
     last_error: str | None = None
     assigned: bool = False
-
-
-@dataclass(slots=True)
-class _Pace:
-    """Least time a batch takes unless it came full, so that messages travel together."""
-
-    cycle_seconds: float
-    records_max: int
-
-    async def rest(self, started: float, records: int) -> None:
-        if records < self.records_max and (left := self.cycle_seconds - (time.monotonic() - started)) > 0:
-            await asyncio.sleep(left)
 
 
 class _Drain(ConsumerRebalanceListener):  # type: ignore[misc]
@@ -252,7 +241,8 @@ class Subscription(Generic[E]):
             return
         self._failures, self.health.failing_since, self.health.last_error = 0, None, None
         self.health.handled += len(records)
-        await _Pace(self.cycle_seconds, self.records_max).rest(started, len(records))
+        cycle_seconds = cycle_seconds_after(len(records), self.cycle_seconds, self.records_max)
+        await asyncio.sleep(max(0.0, started + cycle_seconds - time.monotonic()))
 
     def _still_ours(self, records: Sequence[ConsumerRecord]) -> Sequence[ConsumerRecord]:
         """Leave out what a rebalance took away between the fetch and now: another copy may be at it already."""

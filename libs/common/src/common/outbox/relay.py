@@ -16,6 +16,7 @@ import orjson
 
 from common.kafka.consumer import RETRYABLE
 from common.kafka.records import Record
+from common.pacing import cycle_seconds_after
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -111,7 +112,8 @@ class OutboxRelay:
                 if time.monotonic() - swept_at >= SWEEP_SECONDS:
                     more = await self._sweep()
                     swept_at = 0.0 if more else time.monotonic()
-                await self._relay()
+                started = time.monotonic()
+                relayed = await self._relay()
                 failures = 0
             except Exception as error:  # a relay that ends in silence would keep every event from then on
                 failures += 1
@@ -121,31 +123,34 @@ class OutboxRelay:
                     return
                 await asyncio.sleep(min(0.1 * 2 ** min(failures, 8), _BACKOFF_SECONDS_MAX))
             else:
-                await self._pause()
+                await self._pause(started + cycle_seconds_after(relayed, self._cycle_seconds, RECORDS_MAX))
 
-    async def _pause(self) -> None:
-        if self._memory:
-            return
-        self._wake.clear()
-        try:
-            async with asyncio.timeout(SWEEP_SECONDS):
-                await self._wake.wait()
-        except TimeoutError:
-            return
+    async def _pause(self, until: float) -> None:
+        """Wait for records, then for what else comes within a cycle."""
+        if not self._memory:
+            self._wake.clear()
+            try:
+                async with asyncio.timeout(SWEEP_SECONDS):
+                    await self._wake.wait()
+            except TimeoutError:
+                return
+            until = max(until, time.monotonic() + self._cycle_seconds)
         if not self._stopping:
-            await asyncio.sleep(self._cycle_seconds)
+            await asyncio.sleep(max(0.0, until - time.monotonic()))
 
-    async def _relay(self) -> None:
+    async def _relay(self) -> int:
+        """Publish what is in memory, up to a batch; return how many records that were."""
         if self._undeleted:
             await self._delete()
         if not self._memory:
-            return
+            return 0
         batch = [self._memory[i] for i in range(min(len(self._memory), RECORDS_MAX))]
         await self._publisher.publish([stored.record for stored in batch])
         for _ in batch:
             self._memory.popleft()
         self._undeleted += [stored.id for stored in batch]
         await self._delete()
+        return len(batch)
 
     async def _delete(self) -> None:
         await self._pool.execute(_DELETE, self._undeleted)

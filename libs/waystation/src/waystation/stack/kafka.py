@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -31,8 +32,10 @@ if TYPE_CHECKING:
 SCRAM = "SCRAM-SHA-256"
 SCRAM_LOGIN = "org.apache.kafka.common.security.scram.ScramLoginModule required"
 PLAIN_LOGIN = "org.apache.kafka.common.security.plain.PlainLoginModule required"
-HEAP_OPTIONS = ("-Xms128m", "-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
-"""Serial collector and the first compiler only: a short-lived broker costs half the CPU this way."""
+HEAP_OPTIONS = ("-Xms128m", "-Xmx384m")
+SHORT_LIVED = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+"""Serial collector and the first compiler only: a short-lived broker costs half the CPU this way. Kafka's own variable
+KAFKA_JVM_PERFORMANCE_OPTS takes its place."""
 TOOL_OPTIONS = ("-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto")
 FORMAT_TIMEOUT_SECONDS = 120
 FORMATTED = "formatted"
@@ -155,11 +158,20 @@ def format_storage(
 def start_command(layout: Layout, java: Java, properties: Path) -> Command:
     """How to start the broker."""
     return Command(
-        arguments=[*_java(java, layout, "log4j2.xml", HEAP_OPTIONS), "kafka.Kafka", str(properties)],
+        arguments=[
+            *_java(java, layout, "log4j2.xml", (*HEAP_OPTIONS, *_performance_options())),
+            "kafka.Kafka",
+            str(properties),
+        ],
         marker=marker(layout),
         environment=java.environment(),
         folder=layout.kafka,
     )
+
+
+def _performance_options() -> tuple[str, ...]:
+    given = os.environ.get("KAFKA_JVM_PERFORMANCE_OPTS")
+    return SHORT_LIVED if given is None else tuple(shlex.split(given))
 
 
 def tool_command(layout: Layout, java: Java, tool_class: str, arguments: Sequence[str]) -> list[str]:
