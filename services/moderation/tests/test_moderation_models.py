@@ -1,0 +1,183 @@
+"""The learnt models: their features, their files and what they answer."""
+
+import hashlib
+import json
+import shutil
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from moderation.models import HEADS, ModelBank, ModelFileError
+from moderation.models.features import CHARACTERS_MAX, Hasher
+from moderation.models.linear import LinearModel
+from moderation.models.thresholds import THRESHOLDS_FILE, TOOLS, read_thresholds
+from moderation.models.weights import WEIGHTS
+from moderation.models.wordpiece import WordPiece, plain_letters
+from moderation.text import normalise
+
+PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "pay", "##ment", "the", "!", "woman", "re", "##pay"]
+TEXTS = [
+    "",
+    "a",
+    "!!! ...",
+    "Your invoice 4711 is attached. Kind regards, Anna",
+    "all of them are vermin and should be shot",
+    "Your account is locked, verify your password at http://secure-login.top/a",
+    "👩‍🦽 🤮 go home",
+    "x" * 20_000,
+]
+
+
+@pytest.fixture(scope="module")
+def bank() -> ModelBank:
+    return ModelBank.load(WEIGHTS)
+
+
+def lines(scores):
+    return np.array([[one.by_head[head] for head in HEADS] for one in scores])
+
+
+def read(texts):
+    return [normalise(text).text for text in texts]
+
+
+def test_every_text_gets_all_ten_heads_between_nought_and_one(bank):
+    found = bank.score(read(TEXTS))
+    assert len(found) == len(TEXTS)
+    for one in found:
+        assert tuple(one.by_head) == HEADS
+        assert all(0 <= score <= 1 for score in one.by_head.values())
+        assert one.tiers[0] == "linear"
+
+
+def test_no_texts_have_no_scores(bank):
+    assert bank.score([]) == []
+
+
+def test_scores_do_not_depend_on_the_batch_or_its_order(bank):
+    texts = read(TEXTS)
+    together = lines(bank.score(texts))
+    alone = np.concatenate([lines(bank.score([text])) for text in texts])
+    backwards = lines(bank.score(texts[::-1]))[::-1]
+    assert np.abs(together - alone).max() < 1e-5
+    assert np.abs(together - backwards).max() < 1e-5
+
+
+def test_a_second_load_answers_the_same(bank):
+    again = ModelBank.load(WEIGHTS)
+    assert again.digest == bank.digest
+    assert np.array_equal(lines(again.score(read(TEXTS))), lines(bank.score(read(TEXTS))))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.text(max_size=300), min_size=1, max_size=5))
+def test_any_text_is_scored(bank, texts):
+    found = lines(bank.score([text.lower() for text in texts]))
+    assert np.isfinite(found).all()
+
+
+@pytest.mark.parametrize("name", ["linear.npz", "manifest.json"])
+def test_a_file_that_is_missing_is_named(tmp_path, name):
+    folder = shutil.copytree(WEIGHTS, tmp_path / "weights")
+    (folder / name).unlink()
+    with pytest.raises(ModelFileError, match=name):
+        ModelBank.load(folder)
+
+
+def test_every_file_with_another_digest_is_refused(tmp_path):
+    folder = shutil.copytree(WEIGHTS, tmp_path / "weights")
+    names = json.loads((folder / "manifest.json").read_text())["files"]
+    assert names
+    for name in names:
+        file = folder / name
+        genuine = file.read_bytes()
+        file.write_bytes(genuine[:-1] + bytes([genuine[-1] ^ 1]))
+        with pytest.raises(ModelFileError, match=f"{name}: SHA-256 is"):
+            ModelBank.load(folder)
+        file.write_bytes(genuine)
+
+
+def test_a_manifest_with_other_heads_is_refused(tmp_path):
+    folder = shutil.copytree(WEIGHTS, tmp_path / "weights")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["heads"] = list(reversed(manifest["heads"]))
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ModelFileError, match="heads"):
+        ModelBank.load(folder)
+
+
+def test_the_digest_is_that_of_the_manifest(bank):
+    assert bank.digest == hashlib.sha256((WEIGHTS / "manifest.json").read_bytes()).hexdigest()
+
+
+def test_all_weights_together_stay_under_25_megabytes():
+    assert sum(file.stat().st_size for file in WEIGHTS.iterdir()) < 25e6
+
+
+def test_thresholds_name_every_head_and_tool():
+    found = read_thresholds(WEIGHTS / THRESHOLDS_FILE)
+    assert {head: set(tools) for head, tools in found.items()} == {head: set(TOOLS) for head in HEADS}
+
+
+def test_a_threshold_file_without_a_tool_is_refused(tmp_path):
+    found = read_thresholds(WEIGHTS / THRESHOLDS_FILE)
+    del found["spam"]["sms"]
+    (tmp_path / "t.json").write_text(json.dumps(found))
+    with pytest.raises(ModelFileError, match="spam: no threshold for sms"):
+        read_thresholds(tmp_path / "t.json")
+
+
+@pytest.mark.parametrize(
+    ("text", "head"),
+    [
+        ("i hate all immigrants, they are vermin and should be shot", "hate"),
+        ("you stupid asshole, shut the fuck up", "toxic"),
+        ("your account has been suspended, verify your password at http://secure-login.top/a within 24 hours", "phish"),
+        ("casino royal: 200 free spins and a 500 bonus, bet now and win the jackpot http://spin.top", "gambling"),
+        ("winner!! you have won a 2000 prize, txt claim to 87121 now, cost 150p/msg", "spam"),
+        ("selling cocaine and mdma, best quality, stealth shipping, dm me on telegram", "drugs"),
+    ],
+)
+def test_plain_cases_are_caught_and_business_is_not(bank, text, head):
+    limit = read_thresholds(WEIGHTS / THRESHOLDS_FILE)[head]["chat"]
+    bad, good = bank.score([text, "your appointment with dr weber is on tuesday at 10:30. reply yes to confirm"])
+    assert bad.by_head[head] >= limit > good.by_head[head]
+
+
+def test_features_of_a_text_are_the_same_beside_other_texts():
+    hasher = Hasher()
+    alone = hasher.read(["pay the fee now"])
+    beside = hasher.read(["something else", "pay the fee now", "more"])
+    words = beside.words[beside.word_starts[1] : beside.word_starts[2]]
+    runs = beside.runs[beside.run_starts[1] : beside.run_starts[2]]
+    assert words.tolist() == alone.words.tolist()
+    assert runs.tolist() == alone.runs.tolist()
+
+
+def test_of_a_long_text_beginning_and_end_are_read():
+    model = LinearModel(np.ones((1 << 17, 1), np.float32), np.zeros(1, np.float32))
+    assert np.isfinite(model.logits(["word " * CHARACTERS_MAX])).all()
+    hasher = Hasher()
+    end = hasher.read(["last words"]).words[0]
+    assert end in hasher.read(["first " * CHARACTERS_MAX + " last words"]).words
+
+
+def test_words_are_cut_into_the_longest_pieces():
+    reader = WordPiece(PIECES)
+    assert reader.read("The payment!", 16) == [2, 6, 4, 5, 7, 3]
+    assert reader.read("repay", 16) == [2, 9, 10, 3]
+    assert reader.read("payx", 16) == [2, 1, 3]
+
+
+def test_of_too_many_pieces_three_quarters_come_from_the_beginning():
+    found = WordPiece(PIECES).read("pay " * 50 + "the " * 50, 18)
+    assert len(found) == 18
+    assert found[1:13] == [4] * 12
+    assert found[13:17] == [6] * 4
+
+
+def test_emoji_are_read_by_their_names():
+    assert plain_letters("CAFÉ 👩🏽") == "cafe  woman "
+    assert WordPiece(PIECES).read("👩🏽", 8) == [2, 8, 3]

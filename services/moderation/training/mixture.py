@@ -1,0 +1,57 @@
+"""What each training stage reads, and how much each label weighs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from moderation.models.heads import HEADS
+from training.corpus import Row, read_rows
+from training.synthesis import synthetic_rows
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from random import Random
+
+STAGE_1_SHARES = {
+    "davidson": 0.55,
+    "edos": 0.8,
+    "clinc150": 0.5,
+    "banking77": 0.5,
+    "enron_spam": 0.6,
+    "spamassassin": 0.6,
+}
+"""Share of a source's rows that the first stage reads; 1 where not named."""
+STAGE_2_SHARES = {
+    "davidson": 0.25, "edos": 0.4, "paradetox": 0.35, "clinc150": 0.4, "banking77": 0.4, "enron_spam": 0.45,
+    "spamassassin": 0.5, "hatemojibuild": 0.6, "tg_spam": 0.5,
+}  # fmt: skip
+POSITIVE_WEIGHTS = dict(zip(HEADS, (1.5, 1.0, 3.0, 3.0, 4.0, 4.0, 6.0, 6.0, 2.5, 1.5), strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A text with a label and a weight per head; weight 0 where the label is unknown."""
+
+    text: str
+    labels: tuple[float, ...]
+    weights: tuple[float, ...]
+
+
+def mixture(data: Path, stage: int, random: Random) -> list[Example]:
+    """Return the examples of a stage in a settled order."""
+    rows = [row for row in read_rows(data) if row.split == "train"]
+    if stage == 1:
+        return [example(row) for row in rows if random.random() < STAGE_1_SHARES.get(row.source, 1.0)]
+    written = [example(row) for row in synthetic_rows() if row.split == "train"]
+    return [example(row) for row in rows if random.random() < STAGE_2_SHARES.get(row.source, 1.0)] + written
+
+
+def example(row: Row, weight: float = 1.0) -> Example:
+    """Turn a row's marks into labels and weights."""
+    labels = [row.label(head) for head in HEADS]
+    weights = [
+        0.0 if label < 0 else weight * (POSITIVE_WEIGHTS[head] if label else 1.0)
+        for head, label in zip(HEADS, labels, strict=True)
+    ]
+    return Example(row.text, tuple(float(label == 1) for label in labels), tuple(weights))

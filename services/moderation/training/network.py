@@ -1,0 +1,94 @@
+"""The encoder as it is trained: MiniLM-L6-H384 (Wang et al. 2020) with a mean over tokens and a logit per head."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from moderation.models.heads import HEADS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+WIDTH, LAYERS, ATTENTION_HEADS, INNER = 384, 6, 12, 1536
+POSITIONS = 128
+EPSILON = 1e-12
+
+
+class Layer(nn.Module):
+    """One transformer layer, normalised after each half (BERT)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv = nn.Linear(WIDTH, 3 * WIDTH)
+        self.out = nn.Linear(WIDTH, WIDTH)
+        self.norm_1 = nn.LayerNorm(WIDTH, EPSILON)
+        self.up = nn.Linear(WIDTH, INNER)
+        self.down = nn.Linear(INNER, WIDTH)
+        self.norm_2 = nn.LayerNorm(WIDTH, EPSILON)
+
+    def forward(self, hidden: Tensor, bias: Tensor) -> Tensor:
+        """Take [batch, tokens, width] and an additive mask [batch, 1, 1, tokens]."""
+        batch, tokens, _ = hidden.shape
+        query, key, value = self.qkv(hidden).view(batch, tokens, 3, ATTENTION_HEADS, -1).permute(2, 0, 3, 1, 4)
+        mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype))
+        hidden = self.norm_1(hidden + self.out(mixed.transpose(1, 2).reshape(batch, tokens, WIDTH)))
+        return self.norm_2(hidden + self.down(functional.gelu(self.up(hidden))))
+
+
+class Encoder(nn.Module):
+    """Token numbers [batch, tokens], 0 where there is none, to logits [batch, heads]."""
+
+    def __init__(self, vocabulary_size: int) -> None:
+        super().__init__()
+        self.words = nn.Embedding(vocabulary_size, WIDTH)
+        self.positions = nn.Embedding(POSITIONS, WIDTH)
+        self.norm = nn.LayerNorm(WIDTH, EPSILON)
+        self.layers = nn.ModuleList([Layer() for _ in range(LAYERS)])
+        self.heads = nn.Linear(WIDTH, len(HEADS))
+
+    def forward(self, numbers: Tensor) -> Tensor:
+        """Return logits."""
+        present = numbers != 0
+        bias = torch.zeros(present.shape).masked_fill(~present, -1e4)[:, None, None, :]
+        hidden = self.norm(self.words(numbers) + self.positions.weight[: numbers.shape[1]])
+        for layer in self.layers:
+            hidden = layer(hidden, bias)
+        weight = present.float()[:, :, None]
+        return self.heads((hidden.float() * weight).sum(1) / weight.sum(1))
+
+
+def from_minilm(file: Path, kept: list[int]) -> Encoder:
+    """Load `model.safetensors` of all-MiniLM-L6-v2, keeping these rows of its vocabulary, in eight bits each."""
+    source = load_file(file)
+    model = Encoder(len(kept))
+    with torch.no_grad():
+        words = source["embeddings.word_embeddings.weight"][kept]
+        scale = words.abs().amax(1, keepdim=True) / 127
+        model.words.weight.copy_((words / scale).round() * scale)
+        kind = source["embeddings.token_type_embeddings.weight"][0]
+        model.positions.weight.copy_(source["embeddings.position_embeddings.weight"][:POSITIONS] + kind)
+        _copy(model.norm, source, "embeddings.LayerNorm")
+        for number, layer in enumerate(model.layers):
+            stem = f"encoder.layer.{number}"
+            parts = [f"{stem}.attention.self.{name}" for name in ("query", "key", "value")]
+            layer.qkv.weight.copy_(torch.cat([source[f"{part}.weight"] for part in parts]))
+            layer.qkv.bias.copy_(torch.cat([source[f"{part}.bias"] for part in parts]))
+            _copy(layer.out, source, f"{stem}.attention.output.dense")
+            _copy(layer.norm_1, source, f"{stem}.attention.output.LayerNorm")
+            _copy(layer.up, source, f"{stem}.intermediate.dense")
+            _copy(layer.down, source, f"{stem}.output.dense")
+            _copy(layer.norm_2, source, f"{stem}.output.LayerNorm")
+        model.heads.weight.zero_()
+        model.heads.bias.fill_(-2.0)
+    model.words.weight.requires_grad = False
+    return model
+
+
+def _copy(module: nn.Linear | nn.LayerNorm, source: dict[str, Tensor], name: str) -> None:
+    module.weight.copy_(source[f"{name}.weight"])
+    module.bias.copy_(source[f"{name}.bias"])
