@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 TOKENS_MAX = 80
 BATCH_TOKENS = 2048
-STAGES = {1: (1.2e-4, 3e-5, 11), 2: (1.0e-4, 0.0, 12)}
-"""Stage: highest and last learning rate, seed."""
+STAGES = {1: (1.2e-4, 3e-5, 11, 600), 2: (1.0e-4, 0.0, 12, 100_000)}
+"""Stage: highest and last learning rate, seed, after how many batches it ends."""
 
 
 def main() -> None:
@@ -40,7 +40,7 @@ def main() -> None:
         "--spare-core", action="store_true", help="two threads while the machine is idle: not bit-exact"
     )
     given = parser.parse_args()
-    highest, lowest, seed = STAGES[given.stage]
+    highest, lowest, seed, batches_max = STAGES[given.stage]
     torch.manual_seed(seed)
     torch.set_num_threads(1)
     random = Random(seed)
@@ -53,7 +53,7 @@ def main() -> None:
     examples = mixture(given.data, given.stage, random)
     batches = list(make_batches(examples, reader, random))
     print(f"{len(examples)} examples, {len(batches)} batches", flush=True)
-    train(model, batches, highest, lowest, given)
+    train(model, batches, (highest, lowest), batches_max, given)
     torch.save(model.state_dict(), given.work / f"stage{given.stage}.pt")
 
 
@@ -107,9 +107,14 @@ def make_batches(
 
 
 def train(
-    model: Encoder, batches: list[tuple[torch.Tensor, ...]], highest: float, lowest: float, given: argparse.Namespace
+    model: Encoder,
+    batches: list[tuple[torch.Tensor, ...]],
+    rates: tuple[float, float],
+    batches_max: int,
+    given: argparse.Namespace,
 ) -> None:
     """Run AdamW over the batches once, the learning rate rising for a twentieth and then falling in a line."""
+    highest, lowest = rates
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     groups = [
         {"params": [weight for weight in trained if weight.ndim > 1], "weight_decay": 0.01},
@@ -117,7 +122,7 @@ def train(
     ]
     optimiser = torch.optim.AdamW(groups, lr=highest, fused=True)
     began, mean, tokens = time.monotonic(), 0.0, 0
-    for step, (numbers, labels, weights) in enumerate(batches):
+    for step, (numbers, labels, weights) in enumerate(batches[:batches_max]):
         part = step / len(batches)
         rate = highest * part / 0.05 if part < 0.05 else lowest + (highest - lowest) * (1 - part) / 0.95
         for group in optimiser.param_groups:
