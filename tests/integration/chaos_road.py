@@ -18,7 +18,7 @@ from waystation.stack import SERVICES, Stack
 
 RECOVERY_SECONDS_MAX = 30.0
 REST_SECONDS = 120.0
-DOUBTS_PER_KILL_MAX = 64
+DOUBTS_PER_KILL_MAX = 16  # one a connection to the provider: what stands between final dot and answer
 FLOW_POLL_SECONDS = 0.02
 LOG_LINES = 25
 OUTBOXES = ("ingestion", "routing", "enforcement")

@@ -125,6 +125,7 @@ def test_second_copies_join_and_leave_under_load(road):
                 leave(service, 2)
                 since = time.monotonic()
                 road.recovery(f"{service}-2 left by {leave.__name__}", since)
+        road.stack.start_service("routing", 2)  # as a supervisor would: its journal tells what it had called
         _, reckoning = road.settle(account, load)
     finally:
         load.stop()

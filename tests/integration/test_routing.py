@@ -28,10 +28,12 @@ from common.security.signing import Signer, TrustedKeys
 from routing import store
 from routing.claims import Claims
 from routing.dispatcher import Dispatcher
-from routing.domain import AttemptResult, Outcome, Reply
+from routing.domain import AttemptResult, Outcome, Reply, again
 from routing.handlers import Authority, Planner
+from routing.journal import Journal, LeftOver
 from routing.leases import Leases
-from routing.settlement import Settlement
+from routing.recovery import settle_left_over
+from routing.settlement import SealedReply, Settlement
 from routing.sweeps import Sweeps
 
 pytestmark = pytest.mark.integration
@@ -70,12 +72,14 @@ class FakeProvider:
     calls: list = field(default_factory=list)
     name: str = "smtp.default"
     fields: tuple = ("address",)
+    calls_at_once: int = 64
 
-    async def hand_over(self, instruction, verdict, mail, *, deadline):
+    async def hand_over(self, instruction, verdict, mail, *, deadline, beyond):
         message_id = instruction.instruction.message_id
         self.calls.append((message_id, mail.content))
         answer = self.script.get(message_id, [ACCEPTED])
         step = answer.pop(0) if len(answer) > 1 else answer[0]
+        beyond()
         if isinstance(step, asyncio.Event):
             await step.wait()
             return ACCEPTED
@@ -153,6 +157,7 @@ class World:
             signer=signer,
             relay=self.relay,
             settlement=self.settlement,
+            journal=Journal(self.attempts_open_max),
             leases=Leases(self.lease_seconds, 0.2),
             standings_are_fresh=lambda: self.fresh,
             in_memory_max=500,
@@ -409,6 +414,95 @@ async def test_rule_outcome_by_attempt_an_answer_after_the_lease_ended_is_kept(p
     states = [one["state"] for one in other.relay.receipts(event.message.event_id)]
     states += [one["state"] for one in slow.relay.receipts(event.message.event_id)]
     assert states == ["in_doubt", "handed_over"]
+
+
+@pytest.mark.parametrize("claimed", [False, True], ids=["before its leases end", "after a claim made doubts of it"])
+async def test_what_a_killed_worker_left_open_is_what_its_journal_says(pool, claimed):
+    killed, heir = World(pool, lease_seconds=1.0), World(pool)
+    ahead, beyond, known = events = [killed.message() for _ in range(3)]
+    hanging = asyncio.Event()
+    killed.provider.script = {event.message.event_id: [hanging] for event in events}
+    killed.dispatcher.start(renew=False)
+    await killed.plan(*events)
+    async with asyncio.timeout(5):
+        while len(killed.provider.calls) < 3:
+            await asyncio.sleep(0.01)
+    if claimed:
+        await asyncio.sleep(1.2)
+        await heir.claims.step()
+        assert (await heir.row(ahead))["state"] == "in_doubt"
+    left_over = [
+        LeftOver(ahead.message.event_id, 1, beyond=False),
+        LeftOver(beyond.message.event_id, 1, beyond=True),
+        LeftOver(known.message.event_id, 1, beyond=True, known=(1, ACCEPTED, SealedReply(b"sealed", "d" * 64))),
+    ]
+    await settle_left_over(heir.settlement, left_over)
+    states = [(await heir.row(event))["state"] for event in events]
+    assert states == ["planned", "in_doubt", "handed_over"]
+    assert [(await heir.attempts(event))[0]["result"] for event in events] == ["unreached", "doubt", "accepted"]
+    assert (await heir.attempts(known))[0]["reply_sealed"] == b"sealed"
+    assert heir.relay.receipts(known.message.event_id)[-1]["reply_digest"] == "d" * 64
+    before = [tuple(await heir.row(event)) for event in events]
+    await settle_left_over(heir.settlement, left_over)
+    assert [tuple(await heir.row(event)) for event in events] == before
+    heir.vault.keys.update(killed.vault.keys)
+    async with running(heir):
+        await heir.claims.step()
+        await heir.until(ahead, "handed_over")
+    assert [message_id for message_id, _ in heir.provider.calls] == [ahead.message.event_id]
+    hanging.set()
+    await killed.dispatcher.stop()
+
+
+async def test_a_lease_of_a_killed_worker_that_began_nothing_is_free_at_once(pool):
+    killed, heir = World(pool), World(pool)
+    event = killed.message()
+    heir.vault.keys.update(killed.vault.keys)
+    await killed.plan(event)
+    await settle_left_over(heir.settlement, [LeftOver(event.message.event_id, 1, beyond=False)])
+    async with running(heir):
+        await heir.claims.step()
+        assert (await heir.until(event, "handed_over"))["epoch"] == 2
+
+
+async def test_a_journal_does_not_undo_what_a_person_decided_on_a_doubt(pool):
+    async with running(World(pool)) as world:
+        event = world.message()
+        world.provider.script[event.message.event_id] = [Outcome(AttemptResult.DOUBT, "lost after the final dot")]
+        await world.plan(event)
+        row = await world.until(event, "in_doubt")
+    async with pool.acquire() as connection, connection.transaction():
+        locked = await store.lock_deliveries(connection, [event.message.event_id])
+        change = again(locked[event.message.event_id], "sent again on an operator's word", datetime.now(UTC))
+        await store.change_deliveries(connection, [change])
+    await settle_left_over(world.settlement, [LeftOver(event.message.event_id, row["epoch"], beyond=True)])
+    assert (await world.row(event))["state"] == "planned"
+
+
+async def test_attempts_that_a_stopping_worker_had_begun_and_not_called_are_tried_by_another(pool):
+    world, other = World(pool), World(pool)
+    events = [world.message() for _ in range(6)]
+    hanging = asyncio.Event()
+    world.provider.script = {event.message.event_id: [hanging] for event in events}
+    world.provider.calls_at_once = 2
+    other.vault.keys.update(world.vault.keys)
+    world.dispatcher.start()
+    await world.plan(*events)
+    async with asyncio.timeout(5):
+        while len(world.provider.calls) < 2:
+            await asyncio.sleep(0.01)
+    world.dispatcher.stop_seconds = 3.0
+    stopping = asyncio.create_task(world.dispatcher.stop())
+    await asyncio.sleep(1.5)
+    hanging.set()
+    await stopping
+    called = {message_id for message_id, _ in world.provider.calls}
+    assert len(called) == 2
+    async with running(other):
+        await other.claims.step()
+        for event in events:
+            await other.until(event, "handed_over")
+    assert len(other.provider.calls) == 4
 
 
 @pytest.mark.parametrize(

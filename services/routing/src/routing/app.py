@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -23,12 +24,14 @@ from common.security.tokens import TokenIssuer, TokenVerifier
 from common.times import now
 from routing.api import Routes
 from routing.claims import Claims
-from routing.dispatcher import Dispatcher
+from routing.dispatcher import AHEAD_MAX, Dispatcher
 from routing.handlers import Authority, Planner
+from routing.journal import Journal, JournalError, JournalFile
 from routing.leases import Leases
 from routing.loops import Loops
 from routing.providers.email import EmailProvider
 from routing.providers.smtp import SmtpPool, parse_smtp_url
+from routing.recovery import settle_left_over
 from routing.settlement import Settlement
 from routing.sweeps import Sweeps
 
@@ -41,6 +44,8 @@ PLANNING_GROUP = "routing.planning"
 EMAIL_PROVIDER = "smtp.default"
 CLAIM_EVERY_SECONDS = 0.5
 SWEEP_EVERY_SECONDS = 1.0
+
+log = logging.getLogger(__name__)
 
 
 def create_app(settings: RoutingSettings) -> FastAPI:
@@ -83,8 +88,9 @@ async def _run(app: FastAPI, settings: RoutingSettings, stack: AsyncExitStack) -
     stack.push_async_callback(standings.stop)
 
     settlement = Settlement(
-        pool, signer, relay, provider.name, settings.retry_seconds_first, settings.cycle_seconds, now
+        pool, signer, relay, provider.name, settings.retry_seconds_first, settings.settling_cycle_seconds, now
     )
+    attempts_open_max, journal = await _journal(settings, settlement, stack)
     dispatcher = Dispatcher(
         pool=pool,
         vault=vault,
@@ -92,10 +98,11 @@ async def _run(app: FastAPI, settings: RoutingSettings, stack: AsyncExitStack) -
         signer=signer,
         relay=relay,
         settlement=settlement,
+        journal=journal,
         leases=Leases(settings.lease_seconds, settings.lease_margin_seconds),
         standings_are_fresh=lambda: standings.fresh,
         in_memory_max=settings.deliveries_in_memory_max,
-        attempts_open_max=settings.attempts_open_max,
+        attempts_open_max=attempts_open_max,
         cycle_seconds=settings.cycle_seconds,
         now=now,
     )
@@ -134,3 +141,30 @@ async def _run(app: FastAPI, settings: RoutingSettings, stack: AsyncExitStack) -
         )
     )
     app.include_router(Routes(pool, TokenVerifier.from_folder("routing", keys), settlement, relay).router())
+
+
+async def _journal(settings: RoutingSettings, settlement: Settlement, stack: AsyncExitStack) -> tuple[int, Journal]:
+    """Settle what an earlier process left, and return how many attempts may be open, and the journal for them.
+
+    Without a journal that survives, whatever is open at a kill is in doubt: then no more than 64 are.
+    """
+    unkept = min(settings.attempts_open_max, AHEAD_MAX)
+    if settings.journal_file is None:
+        log.info("no JOURNAL_FILE is set: what is open when this process is killed will be in doubt")
+        return unkept, Journal(unkept)
+    try:
+        file = stack.enter_context(JournalFile(settings.journal_file))
+    except JournalError as error:
+        log.warning("the journal %s is not used: %s", settings.journal_file, error)
+        return unkept, Journal(unkept)
+    try:
+        left_over = file.left_over()
+    except JournalError as error:
+        log.warning("open attempts of an earlier process will be in doubt; its journal begins anew: %s", error)
+    else:
+        counts = await settle_left_over(settlement, left_over)
+        if file.is_new:
+            log.info("the journal %s is new; what an earlier process left open will be in doubt", settings.journal_file)
+        if left_over:
+            log.warning("attempts that a killed process had left open were settled: %s", dict(counts))
+    return settings.attempts_open_max, Journal(settings.attempts_open_max, file)

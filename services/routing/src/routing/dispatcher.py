@@ -1,6 +1,7 @@
 """The dispatcher: leased deliveries are disclosed, begun, called and settled, each step in batches.
 
-At most `attempts_open_max` attempts are begun and not yet settled at any moment: a kill leaves no more in doubt.
+At most 64 attempts are begun ahead of the point of no return of their calls, and at most `attempts_open_max` are begun
+and not yet settled. The journal tells after a kill which of them were calls.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from routing.receipts import store_changes
 from routing.settlement import Called, SealedReply
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Coroutine, Iterable, Sequence
     from datetime import datetime
 
     from common.http.vault import VaultClient
@@ -30,17 +31,45 @@ if TYPE_CHECKING:
     from common.postgres.pool import Pool
     from common.security.signing import Signer
     from routing.domain import Change, Delivery
+    from routing.journal import Entry, Journal
     from routing.leases import Leased, Leases
     from routing.providers import Provider
     from routing.settlement import Settlement
 
 DISCLOSED_AT_ONCE_MAX = 250
 READY_MAX = 250
+AHEAD_MAX = 64
 STALE_PAUSE_SECONDS = 0.05
 WITHHELD_PAUSE_SECONDS = 30.0
-_STOP_SECONDS = 12.0
+_SETTLING_SECONDS = 2.0
+
+_NOT_CALLED = Outcome(AttemptResult.UNREACHED, "the worker stopped before the call")
 
 log = logging.getLogger(__name__)
+
+
+class Begun:
+    """An attempt that is begun: `ahead` while nothing that the provider could accept has been written."""
+
+    __slots__ = ("_freed", "ahead", "entry", "number", "ready")
+
+    def __init__(self, ready: Ready, number: int, entry: Entry, freed: Callable[[], None]) -> None:
+        self.ready = ready
+        self.number = number
+        self.entry = entry
+        self.ahead = True
+        self._freed = freed
+
+    def beyond(self) -> None:
+        """The call comes to its point of no return."""
+        self.entry.beyond()
+        self.done_ahead()
+
+    def done_ahead(self) -> None:
+        """The attempt is no longer ahead of its call."""
+        if self.ahead:
+            self.ahead = False
+            self._freed()
 
 
 @dataclass(slots=True)
@@ -53,13 +82,16 @@ class Dispatcher:
     signer: Signer
     relay: OutboxRelay
     settlement: Settlement
+    journal: Journal
     leases: Leases
     standings_are_fresh: Callable[[], bool]
     in_memory_max: int
     attempts_open_max: int
     cycle_seconds: float
     now: Callable[[], datetime]
+    stop_seconds: float = 12.0
     attempts_open: int = 0
+    attempts_ahead: int = 0
     _fresh: deque[Leased] = field(default_factory=deque)
     _ready: deque[Ready] = field(default_factory=deque)
     _wake_prepare: asyncio.Event = field(default_factory=asyncio.Event)
@@ -67,7 +99,9 @@ class Dispatcher:
     _room: asyncio.Event = field(default_factory=asyncio.Event)
     _loops: Loops = field(default_factory=Loops)
     _settling: Loops = field(default_factory=Loops)
-    _calls: set[asyncio.Task[None]] = field(default_factory=set)
+    _begun: asyncio.Queue[Begun] = field(default_factory=asyncio.Queue)
+    _senders: list[asyncio.Task[None]] = field(default_factory=list)
+    _calling: int = 0
 
     def start(self, *, renew: bool = True) -> None:
         """Begin dispatching in the background; leases that are not renewed end by themselves."""
@@ -77,18 +111,20 @@ class Dispatcher:
         if renew:
             self._loops.run("lease renewal", self._renew, every_seconds=self.leases.lease_seconds / 4)
         self._settling.run("settlement", self.settlement.step)
+        self._senders += [asyncio.create_task(self._send()) for _ in range(self.provider.calls_at_once)]
 
     async def stop(self) -> None:
         """Begin no more, wait for the calls under way and their outcomes, give the other leases back."""
         await self._loops.stop()
-        ends = time.monotonic() + _STOP_SECONDS
-        while self._calls and time.monotonic() < ends:
-            await asyncio.wait(self._calls, timeout=ends - time.monotonic())
-        while self.settlement.pending and time.monotonic() < ends:  # noqa: ASYNC110  the last second of a process
-            await asyncio.sleep(0.02)
+        ends = time.monotonic() + self.stop_seconds
+        await _until(lambda: not self._calling and self._begun.empty(), ends - _SETTLING_SECONDS)
+        while not self._begun.empty():
+            self._done(self._begun.get_nowait(), _NOT_CALLED, None, at_once=True)
+        await _until(lambda: not self._calling and not self.settlement.pending, ends)
         await self._settling.stop()
-        for call in self._calls:
-            call.cancel()
+        for sender in self._senders:
+            sender.cancel()
+        await asyncio.gather(*self._senders, return_exceptions=True)
         try:
             await store.release_leases(self.pool, self.leases.epochs())
         except RETRYABLE:
@@ -144,34 +180,53 @@ class Dispatcher:
             await self._stop([one.leased for one in withheld], lambda delivery: wanted[delivery.message_id])
 
     async def _begin(self) -> None:
-        """Begin attempts for as many disclosed deliveries as slots are free, and call the provider."""
-        if not self._ready or self.attempts_open >= self.attempts_open_max:
+        """Begin attempts for disclosed deliveries, once there is room for a fair number of them."""
+        if not self._ready or self._room_to_begin < min(len(self._ready), self._begin_at_least):
             self._wake_begin.clear()
             await self._wake_begin.wait()
             return
         if not self.standings_are_fresh():
             await asyncio.sleep(STALE_PAUSE_SECONDS)
             return
-        batch = self._next_ready()
-        if not batch:
-            return
+        if batch := self._next_ready():
+            await _to_its_end(self._begin_batch(batch))
+
+    async def _begin_batch(self, batch: Sequence[Ready]) -> None:
+        """Open attempts, each with its entry in the journal first, and pass them to the senders."""
+        entries = [self.journal.begin(one.leased.message_id, one.leased.epoch) for one in batch]
         try:
             numbers = await store.begin_attempts(self.pool, _wanted(batch), self.provider.name)
         except RETRYABLE:
-            await self._after_lost_begin(batch)
+            await self._after_lost_begin(batch, entries)
             return
         self.attempts_open += len(numbers)
-        for one in batch:
+        self.attempts_ahead += len(numbers)
+        refused = []
+        for one, entry in zip(batch, entries, strict=True):
             if (number := numbers.get(one.leased.message_id)) is not None:
                 one.leased.calling = True
-                call = asyncio.create_task(self._call(one, number))
-                self._calls.add(call)
-                call.add_done_callback(self._calls.discard)
-        if refused := [one.leased for one in batch if one.leased.message_id not in numbers]:
+                self._begun.put_nowait(Begun(one, number, entry, self._one_less_ahead))
+            else:
+                entry.free()
+                refused.append(one.leased)
+        if refused:
             await self._stop(refused, None)
 
+    @property
+    def _room_to_begin(self) -> int:
+        return min(AHEAD_MAX - self.attempts_ahead, self.attempts_open_max - self.attempts_open)
+
+    @property
+    def _begin_at_least(self) -> int:
+        return max(1, min(AHEAD_MAX, self.attempts_open_max) // 2)
+
+    def _one_less_ahead(self) -> None:
+        self.attempts_ahead -= 1
+        if self._room_to_begin >= self._begin_at_least:
+            self._wake_begin.set()
+
     def _next_ready(self) -> list[Ready]:
-        free = self.attempts_open_max - self.attempts_open
+        free = self._room_to_begin
         batch: list[Ready] = []
         while self._ready and len(batch) < free:
             one = self._ready.popleft()
@@ -181,7 +236,7 @@ class Dispatcher:
                 self._drop(one.leased)
         return batch
 
-    async def _after_lost_begin(self, batch: Sequence[Ready]) -> None:
+    async def _after_lost_begin(self, batch: Sequence[Ready], entries: Sequence[Entry]) -> None:
         """Find out whether a begin whose answer was lost took effect: what it opened was not called, and says so."""
         held = [(one.leased.message_id, one.leased.epoch) for one in batch]
         while True:
@@ -193,31 +248,50 @@ class Dispatcher:
             except RETRYABLE:
                 await asyncio.sleep(0.25)
         lost = Outcome(AttemptResult.UNREACHED, "the database was lost while the attempt began")
-        for one in batch:
-            if (number := opened.get(one.leased.message_id)) is not None:
+        for one, entry in zip(batch, entries, strict=True):
+            if (attempt := opened.get(one.leased.message_id)) is not None:
                 self.attempts_open += 1
-                self.settlement.add(Called(one.leased.message_id, number, lost, leased=one.leased))
+                self.settlement.add(Called(one.leased.message_id, attempt[0], lost, leased=one.leased, entry=entry))
             else:
+                entry.free()
                 self._ready.appendleft(one)
 
-    async def _call(self, ready: Ready, number: int) -> None:
-        leased = ready.leased
+    async def _send(self) -> None:
+        """Make one call after another."""
+        while True:
+            begun = await self._begun.get()
+            self._calling += 1
+            try:
+                await self._call(begun)
+            finally:
+                self._calling -= 1
+
+    async def _call(self, begun: Begun) -> None:
+        leased, mail = begun.ready.leased, begun.ready.mail
         try:
             outcome = await self.provider.hand_over(
-                leased.instruction, leased.verdict, ready.mail, deadline=leased.deadline
+                leased.instruction, leased.verdict, mail, deadline=leased.deadline, beyond=begun.beyond
             )
         except Exception as error:
             log.exception("the adapter of %s failed", self.provider.name)
             outcome = Outcome(AttemptResult.DOUBT, f"adapter: {type(error).__name__}")
-        reply = SealedReply.of(outcome, leased.message_id, number, ready.mail.message_key)
-        self.settlement.add(Called(leased.message_id, number, outcome, reply, leased))
+        self._done(begun, outcome, SealedReply.of(outcome, leased.message_id, begun.number, mail.message_key))
+
+    def _done(self, begun: Begun, outcome: Outcome, reply: SealedReply | None, *, at_once: bool = False) -> None:
+        begun.entry.known(begun.number, outcome, reply)
+        begun.done_ahead()
+        leased = begun.ready.leased
+        self.settlement.add(Called(leased.message_id, begun.number, outcome, reply, leased, begun.entry, at_once))
 
     def _settled(self, batch: Sequence[Called]) -> None:
         self.attempts_open -= len(batch)
         for called in batch:
+            if called.entry is not None:
+                called.entry.free()
             if called.leased is not None:
                 self._drop(called.leased)
-        self._wake_begin.set()
+        if self._room_to_begin >= self._begin_at_least:
+            self._wake_begin.set()
 
     async def _stop(
         self, leased: Sequence[Leased], decide: Callable[[Delivery], tuple[DeliveryState, str]] | None
@@ -258,6 +332,22 @@ class Dispatcher:
     def _drop(self, leased: Leased) -> None:
         self.leases.drop(leased)
         self._room.set()
+
+
+async def _to_its_end(step: Coroutine[None, None, None]) -> None:
+    """Let a step end before its loop does: what it has begun is then known."""
+    task = asyncio.create_task(step)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task}, timeout=_SETTLING_SECONDS)
+        task.cancel()
+        raise
+
+
+async def _until(at_rest: Callable[[], bool], ends: float) -> None:
+    while not at_rest() and time.monotonic() < ends:  # noqa: ASYNC110  the last seconds of a process
+        await asyncio.sleep(0.02)
 
 
 def _wanted(batch: Sequence[Ready]) -> list[tuple[str, int, str]]:

@@ -1,3 +1,6 @@
+-- Rows that are named by id are asked for by `lease_until IS NOT NULL`, which is `state = 'handing'` (the table says so):
+-- asked for by state, they would be looked for among all leased rows, dead ones too, by the index of leases.
+
 -- name: read_standings
 -- The standings of some accounts.
 SELECT account_id, standing FROM standings WHERE account_id = ANY($1::text[])
@@ -61,7 +64,7 @@ WITH moved AS (
     UPDATE deliveries d
     SET state = 'handed_over', reason = o.reason, sequence = o.sequence, lease_until = NULL, changed_at = now()
     FROM unnest($1::uuid[], $2::integer[], $3::integer[], $5::text[]) AS o(message_id, epoch, sequence, reason)
-    WHERE d.message_id = ANY($1::uuid[]) AND d.message_id = o.message_id AND d.state = 'handing' AND d.epoch = o.epoch
+    WHERE d.message_id = ANY($1::uuid[]) AND d.message_id = o.message_id AND d.lease_until IS NOT NULL AND d.epoch = o.epoch
         AND d.sequence = o.sequence - 1
     RETURNING d.message_id
 ), settled AS (
@@ -111,7 +114,7 @@ WITH wanted AS (
 ), begun AS (
     UPDATE deliveries d SET attempts = d.attempts + 1
     FROM wanted w JOIN allowed USING (account_id)
-    WHERE d.message_id = ANY($1::uuid[]) AND d.message_id = w.message_id AND d.state = 'handing' AND d.epoch = w.epoch
+    WHERE d.message_id = ANY($1::uuid[]) AND d.message_id = w.message_id AND d.lease_until IS NOT NULL AND d.epoch = w.epoch
         AND d.not_after > now()
     RETURNING d.message_id, d.attempts AS number, d.epoch, d.round
 ), opened AS (
@@ -121,9 +124,10 @@ WITH wanted AS (
 SELECT message_id, number FROM begun
 
 -- name: attempts_of_epochs
--- Attempts that were begun under leases of this worker and never called, after the answer to a begin was lost. The rows
--- are locked first, so that a statement which is still running has ended. A claim may have put them in doubt meanwhile.
-SELECT a.message_id, a.number
+-- Attempts without outcome that were begun under some leases: never called, after the answer to a begin was lost, or of
+-- a process that was killed. The deliveries are locked first, so that a statement which is still running has ended. A
+-- claim may have put them in doubt meanwhile.
+SELECT a.message_id, a.number, a.result
 FROM attempts a JOIN unnest($1::uuid[], $2::integer[]) AS w(message_id, epoch)
     ON a.message_id = w.message_id AND a.epoch = w.epoch
 WHERE a.result IN ('open', 'doubt')
@@ -136,7 +140,7 @@ SELECT account_id, standing FROM standings WHERE account_id = ANY($1::text[]) OR
 -- Renew the leases that are held in memory, by id and epoch (rule renewIds).
 UPDATE deliveries d SET lease_until = now() + make_interval(secs => $3)
 FROM unnest($1::uuid[], $2::integer[]) AS h(message_id, epoch)
-WHERE d.message_id = ANY($1::uuid[]) AND d.message_id = h.message_id AND d.epoch = h.epoch AND d.state = 'handing'
+WHERE d.message_id = ANY($1::uuid[]) AND d.message_id = h.message_id AND d.epoch = h.epoch AND d.lease_until IS NOT NULL
 RETURNING d.message_id
 
 -- name: release_leases
@@ -144,7 +148,7 @@ RETURNING d.message_id
 UPDATE deliveries d SET state = 'planned', lease_until = NULL, due_at = now(), reason = 'released by a worker that stopped',
     changed_at = now()
 FROM unnest($1::uuid[], $2::integer[]) AS h(message_id, epoch)
-WHERE d.message_id = ANY($1::uuid[]) AND d.message_id = h.message_id AND d.epoch = h.epoch AND d.state = 'handing'
+WHERE d.message_id = ANY($1::uuid[]) AND d.message_id = h.message_id AND d.epoch = h.epoch AND d.lease_until IS NOT NULL
     AND NOT EXISTS (SELECT FROM attempts a WHERE a.message_id = d.message_id AND a.result = 'open')
 
 -- name: claimable

@@ -26,27 +26,35 @@ if TYPE_CHECKING:
     from common.postgres.pool import Connection, Pool
     from common.security.signing import Signer, Statement
     from routing.domain import Change
+    from routing.journal import Entry
     from routing.leases import Leased
 
 OUTCOMES_MAX = 128
+OUTCOMES_THAT_DO_NOT_WAIT = 64
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Called:
-    """The outcome of one attempt, its reply sealed. `leased` is the lease under which this worker made the call."""
+    """The outcome of one attempt, its reply sealed.
+
+    `leased` is the lease under which this worker made the call, `entry` its slot in the journal. `at_once`: where the
+    outcome lets it be tried again, that needs no pause.
+    """
 
     message_id: str
     number: int
     outcome: Outcome
     reply: SealedReply | None = None
     leased: Leased | None = None
+    entry: Entry | None = None
+    at_once: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class SealedReply:
-    """A provider's reply under the message key, and its digest under the same key."""
+    """A provider's reply under the message key, where it was kept, and its digest under the same key."""
 
-    sealed: bytes
+    sealed: bytes | None
     digest: str
 
     @classmethod
@@ -89,7 +97,8 @@ class Settlement:
         if not self._outcomes:
             self._wake.clear()
             await self._wake.wait()
-            await asyncio.sleep(self.cycle_seconds)
+            if len(self._outcomes) < OUTCOMES_THAT_DO_NOT_WAIT:
+                await asyncio.sleep(self.cycle_seconds)
         batch = self._batch()
         stored = await self._write(batch)
         for called in batch:
@@ -140,7 +149,9 @@ async def write_outcomes(connection: Connection, batch: Sequence[Called], how: S
             provider=how.provider,
             reply_digest=called.reply.digest if called.reply else None,
             now=now,
-            wait_seconds=backoff_seconds(called.number, how.retry_seconds_first, random.random()),
+            wait_seconds=0.0
+            if called.at_once
+            else backoff_seconds(called.number, how.retry_seconds_first, random.random()),
         )
         if change is not None:
             changes.append(change)

@@ -170,10 +170,15 @@ async def begin_attempts(
     return {str(row["message_id"]): row["number"] for row in rows}
 
 
-async def open_attempts_of(connection: Connection, held: Sequence[tuple[str, int]]) -> dict[str, int]:
-    """Return attempts without outcome under these (message id, epoch) leases; the deliveries must be locked."""
+async def open_attempts_of(
+    connection: Connection, held: Sequence[tuple[str, int]]
+) -> dict[str, tuple[int, AttemptResult]]:
+    """Return attempts without outcome under these (message id, epoch) leases, open or in doubt, by message id.
+
+    The deliveries must be locked.
+    """
     rows = await connection.fetch(QUERIES["attempts_of_epochs"], *_columns(held, 2))
-    return {str(row["message_id"]): row["number"] for row in rows}
+    return {str(row["message_id"]): (row["number"], AttemptResult(row["result"])) for row in rows}
 
 
 async def standings_of(connection: Connection, account_ids: Iterable[str]) -> dict[str, str]:

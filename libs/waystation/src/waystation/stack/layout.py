@@ -66,6 +66,11 @@ class Layout:
         return self.home / "run"
 
     @property
+    def journals(self) -> Path:
+        """What copies of routing remember of their open calls when they are killed."""
+        return self.home / "journals"
+
+    @property
     def secrets(self) -> Path:
         """Passwords and private keys; nobody else may read it."""
         return self.home / "secrets"

@@ -79,6 +79,8 @@ def _common(layout: Layout, state: StackState, passwords: Passwords, service: st
         settings["SIGNING_KEY_FILE"] = str(credentials.signing_key(layout, service))
     if service in VAULT_CALLERS:
         settings["VAULT_URL"] = f"http://{HOST}:{state.ports['vault']}"
+    if service == "routing":
+        settings["JOURNAL_FILE"] = str(layout.journals / f"{process_name(service, instance)}.journal")
     if service == "vault":
         settings["ROOT_KEY_FILE"] = str(credentials.root_key(layout))
     return settings

@@ -353,7 +353,8 @@ class Stack:
     # Inside
 
     def _prepare(self) -> None:
-        for folder in (self.layout.logs, self.layout.run, self.layout.trusted, self.layout.kafka):
+        layout = self.layout
+        for folder in (layout.logs, layout.run, layout.journals, layout.trusted, layout.kafka):
             folder.mkdir(parents=True, exist_ok=True)
         self.layout.secrets.mkdir(mode=0o700, exist_ok=True)
         self._recover()
@@ -454,7 +455,7 @@ class Stack:
     def _wipe(self) -> None:
         for path in (self.layout.kafka, self.layout.postgres, self.layout.secrets, self.layout.trusted):
             shutil.rmtree(path, ignore_errors=True)
-        for path in (self.layout.logs, self.layout.run):
+        for path in (self.layout.logs, self.layout.run, self.layout.journals):
             shutil.rmtree(path, ignore_errors=True)
         self.layout.state.unlink(missing_ok=True)
         self.layout.lock.unlink(missing_ok=True)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Literal
 from routing.domain import AttemptResult, Outcome
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from common.events.intake import VerifiedInstruction
     from common.events.screening import VerifiedVerdict
     from routing.providers.protocol import Disclosed
@@ -32,14 +34,29 @@ class EmailProvider:
         """Only the address."""
         return ("address",)
 
+    @property
+    def calls_at_once(self) -> int:
+        """One call a connection."""
+        return self._pool.connections_max
+
     async def hand_over(
-        self, instruction: VerifiedInstruction, verdict: VerifiedVerdict, mail: Disclosed, *, deadline: float
+        self,
+        instruction: VerifiedInstruction,
+        verdict: VerifiedVerdict,
+        mail: Disclosed,
+        *,
+        deadline: float,
+        beyond: Callable[[], None],
     ) -> Outcome:
         """Send one mail over a pooled connection."""
         if verdict.verdict.action != "allow" or verdict.verdict.instruction_digest != instruction.digest:
             return NOT_ALLOWED
         return await self._pool.send(
-            mail_from=mail.envelope_sender, rcpt_to=mail.recipient_address, content=mail.content, deadline=deadline
+            mail_from=mail.envelope_sender,
+            rcpt_to=mail.recipient_address,
+            content=mail.content,
+            deadline=deadline,
+            at_final_dot=beyond,
         )
 
     async def close(self) -> None:

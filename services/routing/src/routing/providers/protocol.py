@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from common.events.intake import VerifiedInstruction
     from common.events.screening import VerifiedVerdict
     from routing.domain import Outcome
@@ -32,10 +34,24 @@ class Provider(Protocol):
     def fields(self) -> tuple[Literal["address", "name"], ...]:
         """The recipient's fields that a hand-over needs."""
 
+    @property
+    def calls_at_once(self) -> int:
+        """How many calls can be under way at a time."""
+
     async def hand_over(
-        self, instruction: VerifiedInstruction, verdict: VerifiedVerdict, mail: Disclosed, *, deadline: float
+        self,
+        instruction: VerifiedInstruction,
+        verdict: VerifiedVerdict,
+        mail: Disclosed,
+        *,
+        deadline: float,
+        beyond: Callable[[], None],
     ) -> Outcome:
-        """Transfer one message; never raises for what the provider does. `deadline` is monotonic seconds."""
+        """Transfer one message; never raises for what the provider does. `deadline` is monotonic seconds.
+
+        `beyond` is called right before the bytes after which the provider may have accepted: where it was not called,
+        nothing was.
+        """
 
     async def close(self) -> None:
         """End open connections in order."""

@@ -86,6 +86,11 @@ class SmtpPool:
         self._last_error: str | None = None
         self._last_error_at: float | None = None
 
+    @property
+    def connections_max(self) -> int:
+        """How many mails can be on their way at a time."""
+        return self._settings.connections
+
     async def send(
         self,
         *,
