@@ -56,7 +56,7 @@ types: install ## mypy --strict
 arch: install ## who may import whom
 	$(BIN)/lint-imports
 
-contracts: install ## write schema snapshots and docs/events.md anew (tests/architecture compares them)
+contracts: install ## write contracts/ and docs/events.md anew from models, routes and topics
 	$(BIN)/python -m waystation.contracts
 
 test-unit: install ## tests without Kafka and PostgreSQL

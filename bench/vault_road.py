@@ -37,13 +37,14 @@ from common.contracts.vault import (
     SealCall,
     SealItem,
 )
+from common.http.problems import install_problem_handlers
 from common.http.server import serve
 from common.http.vault import VaultClient
 from common.postgres.migrations import migrate
 from common.postgres.pool import connect_pool
 from common.security.tokens import TokenIssuer, TokenVerifier
 from vault import store
-from vault.api import Gate, install_errors, vault_routes
+from vault.api import Gate, vault_routes
 from vault.domain import Processor
 from vault.keyring import Keyring
 from vault.keys.root import RootKey
@@ -71,7 +72,7 @@ def vault_app(dsn: str, keys: dict[str, str]) -> FastAPI:
         await pool.close()
 
     app = FastAPI(lifespan=lifespan)
-    install_errors(app)
+    install_problem_handlers(app)
     return app
 
 

@@ -25,6 +25,7 @@ from common.events.screening import VerifiedVerdict
 from common.kafka.topics import load_registry
 from common.security.signing import TrustedKeys
 from waystation import contracts
+from waystation.contracts.statements import STATEMENTS
 
 CHECKOUT = Path(__file__).parents[2]
 REGISTRY = load_registry(CHECKOUT / "deploy" / "topics.yaml")
@@ -48,27 +49,31 @@ def decoded(event, path):
     return decode(event, value, headers)
 
 
-def test_generated_files_are_those_of_the_models_and_the_registry():
-    assert contracts.differences(CHECKOUT) == [], "run `make contracts` and review what changed"
+@pytest.fixture(scope="module")
+def wanted():
+    return contracts.generate(CHECKOUT)
 
 
-def test_a_difference_is_found_and_written_once(tmp_path):
-    (tmp_path / "deploy").mkdir()
-    (tmp_path / "deploy" / "topics.yaml").write_bytes((CHECKOUT / "deploy" / "topics.yaml").read_bytes())
+def test_generated_files_are_those_of_the_models_the_routes_and_the_registry(wanted):
+    assert contracts.differences(CHECKOUT, wanted) == [], "run `make contracts` and review what changed"
+
+
+def test_a_difference_is_found_and_written_once(tmp_path, wanted):
     stale = tmp_path / "contracts" / "intake.message.admitted.v0" / "schema.json"
     stale.parent.mkdir(parents=True)
     stale.touch()
-    written = contracts.write(tmp_path)
+    written = contracts.write(tmp_path, wanted)
     assert str(stale.relative_to(tmp_path)) in written
     assert not stale.exists()
-    assert contracts.write(tmp_path) == contracts.differences(tmp_path) == []
+    assert contracts.write(tmp_path, wanted) == contracts.differences(tmp_path, wanted) == []
     (tmp_path / "docs" / "events.md").write_text("edited by hand")
-    assert contracts.differences(tmp_path) == ["docs/events.md"]
+    (tmp_path / "contracts" / "openapi" / "former.json").touch()
+    assert contracts.differences(tmp_path, wanted) == ["contracts/openapi/former.json", "docs/events.md"]
 
 
 @every_event
 def test_what_is_written_has_the_same_schema_as_what_is_read(event):
-    for model in filter(None, (event, contracts.STATEMENTS.get(event))):
+    for model in filter(None, (event, STATEMENTS.get(event))):
         assert model.model_json_schema(mode="serialization") == model.model_json_schema(mode="validation")
 
 
@@ -79,7 +84,7 @@ def test_every_event_has_examples(event):
 
 def test_every_folder_of_contracts_belongs_to_an_event():
     folders = {path.name for path in (CHECKOUT / "contracts").iterdir() if path.is_dir()}
-    assert folders == {"keys", *(event.TYPE for event in EVENTS)}
+    assert folders == {"keys", "openapi", *(event.TYPE for event in EVENTS)}
 
 
 @every_example

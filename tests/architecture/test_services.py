@@ -18,7 +18,7 @@ from common.postgres.queries import parse_queries
 CHECKOUT = Path(__file__).parents[2]
 SERVICES = sorted(path.name for path in (CHECKOUT / "services").iterdir() if path.is_dir())
 LIBRARIES = ("common", "waystation")
-FILES = ("__init__", "__main__", "api", "app", "config", "domain", "errors", "store")
+FILES = ("__init__", "__main__", "api", "app", "config", "domain", "errors", "openapi", "store")
 OUTSIDE = {
     "asyncpg",
     "aiokafka",
@@ -74,6 +74,7 @@ def test_a_service_has_the_files_that_every_service_has(service):
     assert set(FILES) - found == set()
     assert (package(service) / "queries.sql").is_file()
     assert (package(service) / "py.typed").is_file()
+    assert (package(service) / "examples.yaml").is_file()
 
 
 @every_service

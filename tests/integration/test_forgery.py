@@ -212,21 +212,10 @@ async def spent(stack, message_ids):
 
 
 def unauthorised(stack, service):
-    """What a service noted, by place; the vault tells only numbers, so its rows are read."""
-    if service == "vault":
-        return asyncio.run(noted_by_the_vault(stack))
+    """What a service noted, by place."""
     with ServiceClient(stack) as operator:
         rows = operator.get(service, "/v1/unauthorised", {"limit": 1000})["items"]
     return {(row["topic"], row["record_partition"], row["record_offset"]): row["reason"] for row in rows}
-
-
-async def noted_by_the_vault(stack):
-    connection = await asyncpg.connect(stack.dsn("vault"))
-    try:
-        rows = await connection.fetch("SELECT topic, partition, record_offset, reason FROM unauthorised")
-    finally:
-        await connection.close()
-    return {tuple(row)[:3]: row["reason"] for row in rows}
 
 
 def counts(stack):

@@ -379,7 +379,7 @@ async def test_the_operator_sees_unauthorised_records_with_their_reasons(copy, o
     await copy.screen(*(admitted_message(new_door_keys()).received(n) for n in range(3)))
     answer = (await operator("/v1/unauthorised?limit=2")).json()
     assert answer["count"] == 3
-    assert answer["reasons"] == {"instruction: signed with a key that was never published": 3}
+    assert answer["by_reason"] == {"instruction: signed with a key that was never published": 3}
     assert [item["record_offset"] for item in answer["items"]] == [2, 1]
     assert (await operator("/v1/unauthorised?limit=0")).status_code == 422
 

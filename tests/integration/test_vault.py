@@ -16,6 +16,7 @@ from fastapi import FastAPI
 
 from common.contracts.vault import DiscloseCall, DiscloseItem, OpenCall, OpenItem, SealCall, SealItem
 from common.events.routing import Receipt, ReceiptIssued
+from common.http.problems import install_problem_handlers
 from common.http.vault import VaultClient, VaultRefusedError
 from common.kafka.consumer import Received
 from common.postgres.migrations import migrate
@@ -23,7 +24,7 @@ from common.postgres.pool import connect_pool
 from common.security.signing import Signer, TrustedKeys
 from common.security.tokens import TokenIssuer, TokenVerifier
 from vault import store
-from vault.api import Gate, install_errors, vault_routes
+from vault.api import Gate, vault_routes
 from vault.domain import Processor
 from vault.errors import KeyFileError
 from vault.handlers import on_receipt_issued
@@ -70,7 +71,7 @@ async def pool(database):
 def application(pool):
     """One copy of the vault, with nothing in memory yet."""
     app = FastAPI()
-    install_errors(app)
+    install_problem_handlers(app)
     verifier = TokenVerifier("vault", {name: key.public_key() for name, key in KEYS.items()})
     app.include_router(vault_routes(Gate(verifier, pool), pool, Keyring(ROOT, 100)))
     return app

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import asyncpg
 import httpx
 import pytest
 from fastapi import FastAPI, HTTPException
@@ -30,7 +31,12 @@ class Body(BaseModel):
 
 
 @pytest.fixture
-async def client():
+def broken_things():
+    return []
+
+
+@pytest.fixture
+async def client(broken_things):
     app = FastAPI()
     install_problem_handlers(app)
 
@@ -42,6 +48,8 @@ async def client():
             raise HTTPException(410, "it is gone")
         if body.name == "bug":
             raise RuntimeError(CANARY)
+        if body.name == "broken":
+            raise broken_things.pop()
         return {"name": body.name}
 
     checks = {"good": answer(None), "bad": answer("the disk is full"), "broken": failing, "slow": sleeping}
@@ -102,9 +110,12 @@ async def test_a_limit_is_told(client):
     )
 
 
-@pytest.mark.parametrize("body", [b"{", b"\xff\xfe", b"", b"[]", b'"' + CANARY.encode() + b'"'])
-async def test_what_is_no_object_is_about_the_body(client, body):
-    document, _ = await refused(client, 422, content=body, headers={"content-type": "application/json"})
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [(b"{", 400), (b"\xff\xfe", 400), (b"", 422), (b"[]", 422), (b'"' + CANARY.encode() + b'"', 422)],
+)
+async def test_what_is_no_object_is_about_the_body(client, body, status):
+    document, _ = await refused(client, status, content=body, headers={"content-type": "application/json"})
     assert document["field"] == "body"
 
 
@@ -112,7 +123,27 @@ async def test_errors_of_the_framework_are_problems_too(client):
     document, _ = await refused(client, 410, json={"name": "http"})
     assert (document["type"], document["detail"]) == ("urn:waystation:problem:gone", "it is gone")
     assert (await client.get("/nowhere")).json()["type"] == "urn:waystation:problem:not-found"
-    assert (await client.delete("/things")).json()["status"] == 405
+    wrong_method = await client.delete("/things")
+    assert (wrong_method.json()["status"], wrong_method.headers["allow"]) == (405, "POST")
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "kind"),
+    [(ConnectionRefusedError(CANARY), 503, "unavailable"), (asyncpg.DataError(CANARY), 422, "invalid-field")],
+)
+async def test_an_outage_and_a_value_that_does_not_fit_are_told_apart_from_bugs(
+    client, broken_things, error, status, kind
+):
+    broken_things.append(error)
+    document, response = await refused(client, status, json={"name": "broken"})
+    assert document["type"] == f"urn:waystation:problem:{kind}"
+    assert ("retry-after" in response.headers) == (status == 503)
+
+
+async def test_a_problem_found_while_a_body_is_read_stays_what_it_is(client, broken_things):
+    broken_things.append(HTTPException(413, Problem(413, "body-too-large", "less", limit=8)))
+    document, _ = await refused(client, 413, json={"name": "broken"})
+    assert (document["type"], document["limit"]) == ("urn:waystation:problem:body-too-large", 8)
 
 
 async def test_a_bug_is_a_problem_that_tells_nothing(client):

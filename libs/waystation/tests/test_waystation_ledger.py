@@ -54,7 +54,7 @@ class FakeServices:
         self.asked.append((service, path))
         if path == "/v1/unauthorised":
             items = [{}] * self.unauthorised
-            return {"items": items} if service == "ingestion" else {"count": self.unauthorised, "items": items[:1]}
+            return {"count": self.unauthorised, "by_reason": {}, "items": items[: params["limit"]]}
         return self.readings[0][0]
 
     def post(self, service, path, body=None):

@@ -5,14 +5,13 @@ from __future__ import annotations
 import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from fastapi import FastAPI
 
-from common.http.problems import install_problem_handlers
 from common.security.tokens import TokenIssuer, TokenVerifier
 from common.times import now
 from enforcement.api import install_routes
 from enforcement.bodies import BODY_BYTES_MAX, BoundedBodies
 from enforcement.decisions import Bench
+from enforcement.openapi import described
 
 KEYS = {name: Ed25519PrivateKey.generate() for name in ("operator", "routing", "stranger")}
 COMPLAINT = {"account_id": "acme", "clause": "R3.a", "category": "phishing", "origin": "recipient"}
@@ -30,11 +29,10 @@ class PoolOfADeadDatabase:
 
 @pytest.fixture
 async def door():
-    app = FastAPI()
+    app = described()
     app.state.bench = Bench(PoolOfADeadDatabase(), None, now)
     app.state.verifier = TokenVerifier("enforcement", {n: KEYS[n].public_key() for n in ("operator", "routing")})
     app.add_middleware(BoundedBodies)
-    install_problem_handlers(app)
     install_routes(app)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://door") as client:
         yield client

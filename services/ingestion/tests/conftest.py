@@ -5,16 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import orjson
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from fastapi import FastAPI
 
 from common.contracts.vault import SealAnswer, SealCall, SealItem
-from common.http.problems import install_problem_handlers
 from common.http.vault import VaultUnavailableError
 from common.postgres.migrations import migrate
 from common.postgres.pool import connect_pool
@@ -26,9 +24,12 @@ from ingestion.api import Door, public_routes
 from ingestion.body import Bodies
 from ingestion.coalescer import Coalescer
 from ingestion.domain import RulesInForce
-from ingestion.openapi import describe
+from ingestion.openapi import described
 from ingestion.operator_api import operator_routes
 from waystation.stack import Stack, checkout_folder
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
 
 RULES = RulesInForce("1", "a" * 64)
 TABLES = (
@@ -188,9 +189,7 @@ async def make_harness(pool, limits=None, cycle_seconds=0.005) -> Harness:
     )
     coalescer = Coalescer(admission.admit, cycle_seconds=cycle_seconds)
     coalescer.start()
-    app = FastAPI(title="door", version="0")
-    install_problem_handlers(app)
-    describe(app)
+    app = described()
     app.include_router(public_routes(Door(pool, coalescer, congestion, Bodies(), RULES, verifier)))
     app.include_router(operator_routes(pool, RULES, verifier))
     client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://door")

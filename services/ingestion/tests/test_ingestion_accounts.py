@@ -111,7 +111,7 @@ async def test_only_the_operator_is_answered(door, path):
     assert (await door.client.get(path)).status_code == 401
     assert (await door.client.get(path, headers=door.key)).status_code == 401
     answer = await door.client.get(path, headers=door.account["other"])
-    assert (answer.status_code, answer.json()["type"]) == (403, "urn:waystation:problem:operator-only")
+    assert (answer.status_code, answer.json()["type"]) == (403, "urn:waystation:problem:not-an-operator")
 
 
 async def test_personal_data_of_users_has_no_place_in_the_tables(door):

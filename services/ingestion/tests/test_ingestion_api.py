@@ -420,7 +420,7 @@ def test_a_batch_answers_each_item_as_it_would_be_answered_alone(prepared_door, 
 async def test_without_the_vault_nothing_is_kept_and_the_caller_comes_back(door, item):
     door.vault.away = True
     answer = await door.send(item(idempotency_key="k"))
-    assert problem_of(answer, 503)["type"].endswith(":temporarily-unavailable")
+    assert problem_of(answer, 503)["type"].endswith(":unavailable")
     assert int(answer.headers["retry-after"]) >= 1
     problem_of(await door.send_batch([item()]), 503)
     await assert_nothing_was_kept(door)

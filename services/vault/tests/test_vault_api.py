@@ -7,13 +7,13 @@ import asyncpg
 import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from fastapi import FastAPI
 
 from common.contracts.vault import ITEMS_MAX
 from common.security.tokens import TokenIssuer, TokenVerifier
-from vault.api import BODY_BYTES_MAX, Gate, install_errors, vault_routes
+from vault.api import BODY_BYTES_MAX, Gate, vault_routes
 from vault.keyring import Keyring
 from vault.keys.root import RootKey
+from vault.openapi import described
 
 PRINCIPALS = ("ingestion", "moderation", "routing", "enforcement", "operator")
 KEYS = {name: Ed25519PrivateKey.generate() for name in PRINCIPALS}
@@ -60,8 +60,7 @@ class FakePool:
 
 
 def door(pool):
-    app = FastAPI()
-    install_errors(app)
+    app = described()
     verifier = TokenVerifier("vault", {name: key.public_key() for name, key in KEYS.items()})
     app.include_router(vault_routes(Gate(verifier, pool), pool, Keyring(RootKey(bytes(32)), 10)))
     return app
@@ -161,13 +160,13 @@ async def test_a_field_that_does_not_fit_is_named_and_its_value_not_repeated(cha
 )
 async def test_a_body_that_is_no_call_is_refused(body):
     answer = await ask(FakePool(), "seal", "ingestion", body)
-    assert answer.status_code == 422
-    assert answer.json()["status"] == 422
+    assert answer.status_code in (400, 422)
+    assert answer.json()["status"] == answer.status_code
 
 
 async def test_a_lone_surrogate_is_refused():
     body = json.dumps({"purpose": "intake", "items": [{**ITEM, "address": "a\ud800@example.org"}]})
-    assert (await ask(FakePool(), "seal", "ingestion", body)).status_code == 422
+    assert (await ask(FakePool(), "seal", "ingestion", body)).status_code == 400
 
 
 async def test_a_body_over_the_limit_is_not_read_to_its_end():
@@ -191,8 +190,10 @@ async def test_an_outage_says_when_to_ask_again():
 def test_the_openapi_document_shows_the_calls_and_their_limits():
     document = door(FakePool()).openapi()
     body = document["paths"]["/v1/seal:batch"]["post"]["requestBody"]["content"]["application/json"]["schema"]
-    assert body["properties"]["items"]["maxItems"] == ITEMS_MAX
-    assert body["properties"]["items"]["items"]["properties"]["address"]["maxLength"] == 320
+    assert body == {"$ref": "#/components/schemas/SealCall"}
+    schemas = document["components"]["schemas"]
+    assert schemas["SealCall"]["properties"]["items"]["maxItems"] == ITEMS_MAX
+    assert schemas["SealItem"]["properties"]["address"]["maxLength"] == 320
     answer = document["paths"]["/v1/disclose:batch"]["post"]["responses"]["200"]["content"]["application/json"][
         "schema"
     ]

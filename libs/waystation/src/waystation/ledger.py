@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 READINGS_MAX = 6
 PAUSE_SECONDS = 1.0
-UNAUTHORISED_LISTED_MAX = 1000
 COUNTED_BY = ("moderation", "routing", "vault", "ingestion")
 RESTING = ("handed_over", "refused", "withheld", "expired", "held", "in_doubt")
 COLUMNS = (
@@ -145,7 +144,7 @@ def read_ledger(
             break
         sleep(PAUSE_SECONDS)
         parts, wrong = read_balances(services, account_id)
-    counts = {service: _unauthorised(services, service) for service in COUNTED_BY}
+    counts = {service: int(services.get(service, "/v1/unauthorised", {"limit": 1})["count"]) for service in COUNTED_BY}
     return Ledger(parts, total(parts), wrong, counts)
 
 
@@ -162,13 +161,6 @@ def read_balances(services: Services, account_id: str | None = None) -> tuple[li
     before = {account["id"]: account["admitted"] for account in door["accounts"]}
     since = {account["id"]: account["admitted"] - before.get(account["id"], 0) for account in later["accounts"]}
     return parts, unexplained(parts, since)
-
-
-def _unauthorised(services: Services, service: str) -> int:
-    """Ingestion lists, the others count."""
-    limit = UNAUTHORISED_LISTED_MAX if service == "ingestion" else None
-    answer = services.get(service, "/v1/unauthorised", {"limit": limit})
-    return int(answer["count"]) if "count" in answer else len(answer["items"])
 
 
 def ledger(
@@ -223,12 +215,8 @@ def _kind(difference: int) -> str:
 
 def unauthorised_line(read: Ledger) -> str:
     """Return the counts of what came without authority, in one line."""
-    counts = ", ".join(f"{service} {_capped(count)}" for service, count in read.unauthorised.items())
+    counts = ", ".join(f"{service} {count}" for service, count in read.unauthorised.items())
     return f"came without authority, never handed over: {counts}"
-
-
-def _capped(count: int) -> str:
-    return f"{count} or more" if count == UNAUTHORISED_LISTED_MAX else str(count)
 
 
 def as_document(read: Ledger) -> dict[str, Any]:

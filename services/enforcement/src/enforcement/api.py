@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from hashlib import sha256
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -13,24 +12,23 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from common.events.enforcement import Standing
+from common.http.openapi import INVALID_FIELD, JSON_BODY, OPERATORS, UNAVAILABLE, refuses
+from common.http.operators import require_operator
 from common.http.problems import Problem, invalid_fields
 from common.ids import new_id
-from common.kafka.consumer import RETRYABLE
-from common.security.tokens import TokenError, TokenVerifier
 from common.times import rfc3339
 from enforcement import decisions, errors, store
 from enforcement.decisions import Bench
 from enforcement.domain import Category, Clause, Complaint, ComplaintState, Decider, Origin, Outcome, StandingChange
+from enforcement.errors import BODY_TOO_LARGE, COMPLAINT_DECIDED, KEY_REUSED, TOO_MANY_COMPLAINTS, UNKNOWN_COMPLAINT
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, Response
 
     from enforcement.store import ComplaintRow, Filed
 
-OPERATOR = "operator"
 PAGE_MAX = 500
 CHANGES_MAX = 50
-FIELD_NAME_MAX = 100
 COMPLAINTS_PATH = "/v1/complaints"
 NO_FREE_TEXT = (
     "a complaint holds no free text and nothing about the person who complains; it takes account_id, clause, category,"
@@ -40,8 +38,6 @@ NO_FREE_TEXT = (
 AccountId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]*$", max_length=100)]
 _REACHES_A_PERSON = re.compile(r"[^\s@]@[^\s@]|\+\d[\d ().-]{5,}\d")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-
-log = logging.getLogger(__name__)
 
 
 def _reason(text: str) -> str:
@@ -152,14 +148,8 @@ class StandingView(_Body):
     changes: list[ChangeView]
 
 
-async def _operator(request: Request, authorization: Annotated[str | None, Header()] = None) -> None:
-    verifier: TokenVerifier = request.app.state.verifier
-    try:
-        principal = verifier.principal(authorization)
-    except TokenError as error:
-        raise Problem(401, "unauthenticated", str(error)) from None
-    if principal != OPERATOR:
-        raise Problem(403, "not-an-operator", f"principal {principal} may not do this; it needs an operator's token")
+def _operator(request: Request) -> None:
+    require_operator(request, request.app.state.verifier)
 
 
 async def _bench(request: Request) -> Bench:
@@ -176,11 +166,17 @@ async def _key_digest(
 BenchOf = Annotated[Bench, Depends(_bench)]
 KeyDigest = Annotated[bytes | None, Depends(_key_digest)]
 
+_DECIDING = refuses(*OPERATORS, *JSON_BODY, BODY_TOO_LARGE, UNKNOWN_COMPLAINT, COMPLAINT_DECIDED)
+
 public = APIRouter(tags=["complaints"])
 operators = APIRouter(tags=["operators"], dependencies=[Depends(_operator)])
 
 
-@public.post(COMPLAINTS_PATH, status_code=202)
+@public.post(
+    COMPLAINTS_PATH,
+    status_code=202,
+    responses=refuses(*JSON_BODY, BODY_TOO_LARGE, KEY_REUSED, TOO_MANY_COMPLAINTS, UNAVAILABLE),
+)
 async def file_complaint(call: ComplaintCall, bench: BenchOf, key_digest: KeyDigest) -> ComplaintReceipt:
     """Take a complaint from anybody; an operator decides what follows."""
     complaint = Complaint(
@@ -212,7 +208,7 @@ async def _file(bench: Bench, complaint: Complaint, key_digest: bytes | None, di
     return filed
 
 
-@operators.get(COMPLAINTS_PATH)
+@operators.get(COMPLAINTS_PATH, responses=refuses(*OPERATORS, INVALID_FIELD))
 async def list_complaints(
     bench: BenchOf,
     state: ComplaintState | None = None,
@@ -230,25 +226,25 @@ async def list_complaints(
     )
 
 
-@operators.post(COMPLAINTS_PATH + "/{complaint_id}:confirm")
+@operators.post(COMPLAINTS_PATH + "/{complaint_id}:confirm", responses=_DECIDING)
 async def confirm_complaint(complaint_id: UUID, call: ConfirmCall, bench: BenchOf) -> ComplaintView:
     """Confirm a complaint; `decision.outcome` is `kept` when the account's standing was stricter already."""
     return _complaint_view(await decisions.confirm_complaint(bench, str(complaint_id), call.standing, call.reason))
 
 
-@operators.post(COMPLAINTS_PATH + "/{complaint_id}:dismiss")
+@operators.post(COMPLAINTS_PATH + "/{complaint_id}:dismiss", responses=_DECIDING)
 async def dismiss_complaint(complaint_id: UUID, call: DismissCall, bench: BenchOf) -> ComplaintView:
     """Dismiss a complaint; nothing follows from it."""
     return _complaint_view(await decisions.dismiss_complaint(bench, str(complaint_id), call.reason))
 
 
-@operators.get("/v1/standings/{account_id}")
+@operators.get("/v1/standings/{account_id}", responses=refuses(*OPERATORS, INVALID_FIELD))
 async def show_standing(account_id: AccountId, bench: BenchOf) -> StandingView:
     """Tell what holds for an account, and how it came to that."""
     return _standing_view(account_id, await store.list_changes(bench.pool, account_id, CHANGES_MAX))
 
 
-@operators.post("/v1/standings/{account_id}")
+@operators.post("/v1/standings/{account_id}", responses=refuses(*OPERATORS, *JSON_BODY, BODY_TOO_LARGE))
 async def set_standing(account_id: AccountId, call: StandingCall, bench: BenchOf) -> StandingView:
     """Set an account's standing, milder or stricter than it is."""
     change = await decisions.set_standing(bench, account_id, call.standing, clause=call.clause, reason=call.reason)
@@ -256,27 +252,18 @@ async def set_standing(account_id: AccountId, call: StandingCall, bench: BenchOf
 
 
 def install_routes(app: FastAPI) -> None:
-    """Add the routes; a complainant is told what is not asked of him, and everybody when to come back."""
+    """Add the routes; a complainant is told what is not asked of him."""
     app.include_router(public)
     app.include_router(operators)
-    for kind in RETRYABLE:
-        app.add_exception_handler(kind, _on_outage)
     app.add_exception_handler(RequestValidationError, _on_invalid)
-
-
-async def _on_outage(_: Request, error: Exception) -> Response:
-    log.warning("a request is answered 503: %s", type(error).__name__)
-    return Problem(
-        503, "unavailable", "PostgreSQL does not answer right now; send the same request again", retry_after_seconds=1
-    ).response()
 
 
 async def _on_invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     problem = invalid_fields(error)
     if problem.kind == "unknown-field" and request.url.path == COMPLAINTS_PATH:
-        field = (problem.field or "")[:FIELD_NAME_MAX]
-        problem = Problem(problem.status, problem.kind, f"{field} is not known: {NO_FREE_TEXT}", field=field)
+        detail = f"{problem.field} is not known: {NO_FREE_TEXT}"
+        problem = Problem(problem.status, problem.kind, detail, field=problem.field)
     return problem.response()
 
 

@@ -6,10 +6,7 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING, cast
 
-from fastapi import FastAPI
-
 from common.http.health import health_routes, postgres_check
-from common.http.problems import install_problem_handlers
 from common.kafka.publisher import Publisher, PublishError
 from common.outbox import OutboxRelay
 from common.postgres.pool import connect_pool
@@ -18,10 +15,13 @@ from common.times import now
 from enforcement.api import install_routes
 from enforcement.bodies import BoundedBodies
 from enforcement.decisions import Bench
+from enforcement.openapi import described
 from enforcement.publishing import LatestStandings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from fastapi import FastAPI
 
     from common.http.health import Check
     from enforcement.config import Settings
@@ -50,10 +50,9 @@ def create_app(settings: Settings) -> FastAPI:
             await publisher.stop()
             await pool.close()
 
-    app = FastAPI(title="Waystation enforcement", version="1", lifespan=lifespan, redoc_url=None)
+    app = described(lifespan)
     app.state.verifier = TokenVerifier.from_folder("enforcement", settings.trusted_keys_dir)
     app.add_middleware(BoundedBodies)
-    install_problem_handlers(app)
     install_routes(app)
     return app
 

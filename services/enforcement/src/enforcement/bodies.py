@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     Application = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 BODY_BYTES_MAX = 8 * 1024
-_DETAIL = f"a request to this service has at most {BODY_BYTES_MAX} bytes"
 
 
 class BoundedBodies:
@@ -33,8 +32,7 @@ class BoundedBodies:
             return
         declared = Request(scope).headers.get("content-length", "0")
         if declared.isdecimal() and int(declared) > BODY_BYTES_MAX:
-            answer = Problem(413, "body-too-long", _DETAIL, field="body", limit=BODY_BYTES_MAX).response()
-            await answer(scope, receive, send)
+            await _too_large().response()(scope, receive, send)
             return
         await self._app(scope, _counted(receive), send)
 
@@ -47,7 +45,12 @@ def _counted(receive: Receive) -> Receive:
         message = await receive()
         taken += len(message.get("body", b""))
         if taken > BODY_BYTES_MAX:
-            raise HTTPException(413, _DETAIL)
+            raise HTTPException(413, _too_large())  # FastAPI lets no other exception through while it reads a body
         return message
 
     return counted
+
+
+def _too_large() -> Problem:
+    detail = f"a request to this service has at most {BODY_BYTES_MAX} bytes"
+    return Problem(413, "body-too-large", detail, field="body", limit=BODY_BYTES_MAX)

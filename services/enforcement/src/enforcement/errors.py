@@ -7,13 +7,24 @@ Bug: anything else, among it RevisionError.
 
 from __future__ import annotations
 
-from http import HTTPStatus
-
+from common.http.openapi import Refusal
 from common.http.problems import Problem
 
 ACCOUNT_COMPLAINTS_MAX = 1_000
 ALL_COMPLAINTS_MAX = 100_000
 _RETRY_SECONDS = 3600
+
+BODY_TOO_LARGE = Refusal(413, "body-too-large", "the body is larger than `limit` bytes")
+TOO_MANY_COMPLAINTS = Refusal(
+    429,
+    "too-many-complaints",
+    f"{ACCOUNT_COMPLAINTS_MAX} complaints about this account, or {ALL_COMPLAINTS_MAX} in all, wait for a decision",
+)
+KEY_REUSED = Refusal(422, "idempotency-key-reused", "the Idempotency-Key was used for another complaint")
+UNKNOWN_COMPLAINT = Refusal(404, "unknown-complaint", "there is no complaint with this id")
+COMPLAINT_DECIDED = Refusal(
+    409, "complaint-decided", "the complaint was decided the other way before; `state` says how"
+)
 
 
 class RevisionError(RuntimeError):
@@ -23,8 +34,8 @@ class RevisionError(RuntimeError):
 def account_is_full() -> Problem:
     """Too many complaints about one account wait for a decision."""
     return Problem(
-        HTTPStatus.TOO_MANY_REQUESTS,
-        "too-many-complaints",
+        TOO_MANY_COMPLAINTS.status,
+        TOO_MANY_COMPLAINTS.kind,
         f"{ACCOUNT_COMPLAINTS_MAX} complaints about this account wait for a decision already; they are being looked at,"
         " try again later",
         field="account_id",
@@ -36,8 +47,8 @@ def account_is_full() -> Problem:
 def all_is_full() -> Problem:
     """Too many complaints wait for a decision, whoever they are about."""
     return Problem(
-        HTTPStatus.TOO_MANY_REQUESTS,
-        "too-many-complaints",
+        TOO_MANY_COMPLAINTS.status,
+        TOO_MANY_COMPLAINTS.kind,
         f"{ALL_COMPLAINTS_MAX} complaints wait for a decision; none is taken before some are decided, try again later",
         limit=ALL_COMPLAINTS_MAX,
         retry_after_seconds=_RETRY_SECONDS,
@@ -47,8 +58,8 @@ def all_is_full() -> Problem:
 def key_reused() -> Problem:
     """An idempotency key came back with another complaint."""
     return Problem(
-        HTTPStatus.UNPROCESSABLE_ENTITY,
-        "idempotency-key-reused",
+        KEY_REUSED.status,
+        KEY_REUSED.kind,
         "Idempotency-Key was used for another complaint; send a new key with each new complaint",
         field="Idempotency-Key",
     )
@@ -56,16 +67,15 @@ def key_reused() -> Problem:
 
 def unknown_complaint() -> Problem:
     """There is no such complaint."""
-    return Problem(
-        HTTPStatus.NOT_FOUND, "unknown-complaint", "there is no complaint with this id; GET /v1/complaints lists them"
-    )
+    detail = "there is no complaint with this id; GET /v1/complaints lists them"
+    return Problem(UNKNOWN_COMPLAINT.status, UNKNOWN_COMPLAINT.kind, detail)
 
 
 def decided_otherwise(state: str) -> Problem:
     """A complaint that was confirmed cannot be dismissed, nor the other way round."""
     return Problem(
-        HTTPStatus.CONFLICT,
-        "complaint-decided",
+        COMPLAINT_DECIDED.status,
+        COMPLAINT_DECIDED.kind,
         f"this complaint was {state} before and stays so; to change what follows from it, set the account's standing",
         state=state,
     )

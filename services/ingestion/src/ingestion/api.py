@@ -13,10 +13,37 @@ from fastapi import APIRouter, Path, Request, Response
 from pydantic import BaseModel, ConfigDict
 
 from common.events.routing import DeliveryState
-from common.http.problems import MEDIA_TYPE, Problem, ProblemDocument
+from common.http.openapi import INVALID_FIELD, INVALID_JSON, UNAVAILABLE, UNKNOWN_FIELD, body_of, refuses
+from common.http.problems import Problem, ProblemDocument, unavailable
 from common.kafka.consumer import RETRYABLE
 from common.security.signing import Proof
 from ingestion.admission import Submission
+from ingestion.errors import (
+    ACCOUNT_BLOCKED,
+    BATCH_TOO_LARGE,
+    BODY_TOO_LARGE,
+    CONTENT_TOO_LARGE,
+    DOOR_BUSY,
+    EXPIRED_KEY,
+    INTEGRITY_FAILED,
+    INVALID_ADDRESS,
+    INVALID_CONTENT,
+    INVALID_UTF_8,
+    INVALID_WINDOW,
+    KEY_IN_USE,
+    KEY_REUSED,
+    NO_GRANT,
+    NO_KEY,
+    NO_LEGAL_BASIS,
+    NOT_THE_INBOX,
+    RATE_EXCEEDED,
+    ROAD_CONGESTED,
+    RULES_NOT_ACCEPTED,
+    UNKNOWN_INBOX,
+    UNKNOWN_KEY,
+    UNKNOWN_MESSAGE,
+    UNKNOWN_TOOL,
+)
 from ingestion.submission import IDEMPOTENCY_KEY_CHARACTERS_MAX, MessageBatch, MessageItem, parse_batch, parse_single
 from ingestion.trace import Viewer, trace
 
@@ -35,7 +62,6 @@ if TYPE_CHECKING:
     from ingestion.store import AdmittedRow
 
 IDEMPOTENCY_KEY = "idempotency-key"
-RETRY_AFTER_SECONDS = 1
 WAITING_ITEMS_MAX = 10_000
 WAITING_BYTES_MAX = 128 * 1024 * 1024
 
@@ -46,6 +72,15 @@ _IDEMPOTENCY_KEY_PARAMETER = {
     "description": "The same key with the same content gives the first answer again; with other content, 422.",
     "schema": {"type": "string", "minLength": 1, "maxLength": IDEMPOTENCY_KEY_CHARACTERS_MAX},
 }
+_ASKING = (
+    INVALID_JSON, INVALID_UTF_8, NO_KEY, UNKNOWN_KEY, EXPIRED_KEY, BODY_TOO_LARGE, INVALID_FIELD, UNKNOWN_FIELD,
+    ROAD_CONGESTED, DOOR_BUSY, UNAVAILABLE,
+)  # fmt: skip
+_OF_AN_ITEM = (
+    NO_GRANT, RULES_NOT_ACCEPTED, ACCOUNT_BLOCKED, KEY_IN_USE, CONTENT_TOO_LARGE, UNKNOWN_TOOL, UNKNOWN_INBOX,
+    NOT_THE_INBOX, INVALID_ADDRESS, INVALID_CONTENT, INVALID_WINDOW, NO_LEGAL_BASIS, KEY_REUSED, RATE_EXCEEDED,
+    INTEGRITY_FAILED,
+)  # fmt: skip
 _KEY = re.compile(r"wk_[A-Za-z0-9_-]{20,100}")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
@@ -129,28 +164,25 @@ class Door:
     operators: TokenVerifier
 
 
-def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    return {status: {"model": ProblemDocument, "content": {MEDIA_TYPE: {}}} for status in statuses}
-
-
-def _json_body(model: type[BaseModel]) -> dict[str, Any]:
-    schema = {"$ref": f"#/components/schemas/{model.__name__}"}
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
-
-
 def public_routes(door: Door) -> APIRouter:
     """Return the routes that accounts use, with an API key as bearer token."""
-    router = APIRouter(prefix="/v1", tags=["messages"])
+    router = APIRouter(prefix="/v1")
 
     @router.post(
         "/messages",
         status_code=202,
+        tags=["messages"],
         response_model=AdmittedMessage,
-        responses=_problems(400, 401, 403, 409, 413, 422, 429, 503),
-        openapi_extra={**_json_body(MessageItem), "parameters": [_IDEMPOTENCY_KEY_PARAMETER]},
+        responses=refuses(*_ASKING, *_OF_AN_ITEM),
+        openapi_extra={**body_of(MessageItem), "parameters": [_IDEMPOTENCY_KEY_PARAMETER]},
     )
     async def post_message(request: Request) -> Response:
-        """Admit one message; the same idempotency key with the same content gives the first answer again."""
+        """Admit one message; the same idempotency key with the same content gives the first answer again.
+
+        From `202` on the message survives a power cut; `acceptance` is signed. Limits: 36 MiB per request, 700,000
+        bytes for the final mail, 10,000 messages a second of one account (burst 20,000). While the road is behind
+        single messages are refused last.
+        """
         key_digest, body = await _received(door, request, single=True)
         parsed = parse_single(body, request.headers.get(IDEMPOTENCY_KEY))
         submission = Submission(key_digest, parsed, _traceparent(request.headers))
@@ -161,12 +193,17 @@ def public_routes(door: Door) -> APIRouter:
 
     @router.post(
         "/messages:batch",
+        tags=["messages"],
         response_model=BatchAnswer,
-        responses=_problems(400, 401, 413, 422, 503),
-        openapi_extra=_json_body(MessageBatch),
+        responses=refuses(*_ASKING, BATCH_TOO_LARGE),
+        openapi_extra=body_of(MessageBatch),
     )
     async def post_batch(request: Request) -> Response:
-        """Admit up to 500 messages; each has its own answer, in the order of the items."""
+        """Admit up to 500 messages; each has its own answer, in the order of the items.
+
+        An item's `problem` is one that `POST /v1/messages` answers; one with status 429 says in `retry_after` in how
+        many seconds to send the item again. Limits: 500 items, 36 MiB.
+        """
         key_digest, body = await _received(door, request, single=False)
         try:
             parsed = parse_batch(body)
@@ -183,19 +220,19 @@ def public_routes(door: Door) -> APIRouter:
         answer = {"items": [_item_document(outcome) for outcome in outcomes]}
         return Response(orjson.dumps(answer), 200, media_type="application/json")
 
-    @router.get("/messages/{message_id}", response_model=MessageTrace, responses=_problems(401, 404, 503))
+    @router.get(
+        "/messages/{message_id}",
+        tags=["traces"],
+        response_model=MessageTrace,
+        responses=refuses(NO_KEY, UNKNOWN_KEY, EXPIRED_KEY, UNKNOWN_MESSAGE, INVALID_FIELD, UNAVAILABLE),
+    )
     async def get_message(request: Request, message_id: Annotated[str, Path(max_length=100)]) -> Response:
-        """Return the trace of one of the account's own messages."""
-        try:
-            viewer = Viewer.of(request.headers.get("authorization"), door.operators, api_key_digest)
-            document = await trace(door.pool, message_id, viewer, door.rules)
-        except Problem as problem:
-            return refused(problem)
-        except RETRYABLE:
-            return refused(_unavailable())
+        """Return the trace of one of the account's own messages; the operator sees those of all accounts."""
+        viewer = Viewer.of(request.headers.get("authorization"), door.operators, api_key_digest)
+        document = await trace(door.pool, message_id, viewer, door.rules)
         return Response(orjson.dumps(document), media_type="application/json")
 
-    @router.get("/rules")
+    @router.get("/rules", tags=["rules"])
     async def get_rules() -> RulesVersion:
         """Tell which version of the rules is in force; an account has to accept it before it may send."""
         return RulesVersion(version=door.rules.version, text_digest=door.rules.text_digest)
@@ -230,8 +267,6 @@ def admitted_document(row: AdmittedRow) -> dict[str, Any]:
 def refused(problem: Problem) -> Response:
     """Return the response of a problem, with what HTTP wants beside it."""
     response = problem.response()
-    if problem.status == 401:
-        response.headers["www-authenticate"] = "Bearer"
     if problem.kind == "body-too-large":
         response.headers["connection"] = "close"
     return response
@@ -251,16 +286,7 @@ async def _admit(door: Door, submissions: Sequence[Submission], size_bytes: int)
     try:
         return await door.coalescer.submit(submissions, size_bytes)
     except RETRYABLE as error:
-        raise _unavailable() from error
-
-
-def _unavailable() -> Problem:
-    return Problem(
-        503,
-        "temporarily-unavailable",
-        "something the door needs is away: nothing of this request was kept, send it again with the same keys",
-        retry_after_seconds=RETRY_AFTER_SECONDS,
-    )
+        raise unavailable() from error
 
 
 def _item_document(outcome: Outcome) -> dict[str, Any]:

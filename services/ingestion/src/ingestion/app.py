@@ -6,11 +6,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
-from fastapi import FastAPI
-
 from common.events import ReceiptIssued, StandingChanged
 from common.http.health import consumer_check, health_routes, postgres_check
-from common.http.problems import install_problem_handlers
 from common.http.server import stop_process
 from common.http.vault import VaultClient
 from common.kafka.consumer import Subscription, kafka_broker
@@ -27,12 +24,14 @@ from ingestion.body import Bodies
 from ingestion.coalescer import Coalescer
 from ingestion.congestion import Bounds, CongestionSampler
 from ingestion.handlers import on_receipts, on_standings
-from ingestion.openapi import describe
+from ingestion.openapi import described
 from ingestion.operator_api import operator_routes
 from ingestion.rules import load_rules
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from fastapi import FastAPI
 
     from common.http.health import Check
     from common.postgres.pool import Pool
@@ -53,10 +52,7 @@ def create_app(settings: Settings) -> FastAPI:
             await _start(app, settings, stack)
             yield
 
-    app = FastAPI(title="Waystation ingestion", version="0.1.0", summary="The door of the road", lifespan=lifespan)
-    install_problem_handlers(app)
-    describe(app)
-    return app
+    return described(lifespan)
 
 
 async def _start(app: FastAPI, settings: Settings, stack: AsyncExitStack) -> None:

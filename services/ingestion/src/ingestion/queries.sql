@@ -82,8 +82,8 @@ SELECT topic, record_partition, record_offset, event_id, reason, seen_at
 FROM unauthorised ORDER BY seen_at DESC LIMIT $1
 
 -- name: count_unauthorised
--- How many of them there are.
-SELECT count(*) FROM unauthorised
+-- How many of them there are, by reason.
+SELECT reason, count(*) AS records FROM unauthorised GROUP BY reason ORDER BY reason
 
 -- name: apply_standings
 -- The present standing of accounts; a revision only grows.

@@ -208,6 +208,6 @@ async def list_unauthorised(pool: Pool, limit: int) -> Sequence[Mapping[str, Any
     return rows
 
 
-async def count_unauthorised(pool: Pool) -> int:
-    """Return how many unauthorised records there were."""
-    return int(await pool.fetchval(_Q["count_unauthorised"]))
+async def count_unauthorised(pool: Pool) -> dict[str, int]:
+    """Return how many unauthorised records there were, by reason."""
+    return {row["reason"]: row["records"] for row in await pool.fetch(_Q["count_unauthorised"])}

@@ -6,11 +6,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
-from fastapi import FastAPI
-
 from common.events.intake import MessageAdmitted
 from common.http.health import consumer_check, health_routes, postgres_check
-from common.http.problems import install_problem_handlers
 from common.http.server import stop_process
 from common.http.vault import VaultClient
 from common.kafka.consumer import Subscription, kafka_broker
@@ -21,10 +18,13 @@ from common.security.tokens import TokenIssuer, TokenVerifier
 from moderation.api import operator_routes
 from moderation.examples import require_examples
 from moderation.handlers import on_message_admitted
+from moderation.openapi import described
 from moderation.policy.reading import read_policy
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from fastapi import FastAPI
 
     from common.postgres.pool import Pool
     from moderation.config import ModerationSettings
@@ -46,9 +46,7 @@ def create_app(settings: ModerationSettings) -> FastAPI:
             await _start(app, settings, policy, stack)
             yield
 
-    app = FastAPI(title="Waystation moderation", lifespan=lifespan, docs_url=None, redoc_url=None)
-    install_problem_handlers(app)
-    return app
+    return described(lifespan)
 
 
 async def _start(app: FastAPI, settings: ModerationSettings, policy: Policy, stack: AsyncExitStack) -> None:

@@ -6,12 +6,9 @@ import logging
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
-from fastapi import FastAPI
-
 from common.events.enforcement import StandingChanged
 from common.events.screening import VerdictReached
 from common.http.health import consumer_check, health_routes, postgres_check
-from common.http.problems import install_problem_handlers
 from common.http.server import stop_process
 from common.http.vault import VaultClient
 from common.kafka.consumer import Subscription, kafka_broker
@@ -29,6 +26,7 @@ from routing.handlers import Authority, Planner
 from routing.journal import Journal, JournalError, JournalFile
 from routing.leases import Leases
 from routing.loops import Loops
+from routing.openapi import described
 from routing.providers.email import EmailProvider
 from routing.providers.smtp import SmtpPool, parse_smtp_url
 from routing.recovery import settle_left_over
@@ -37,6 +35,8 @@ from routing.sweeps import Sweeps
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from fastapi import FastAPI
 
     from routing.config import RoutingSettings
 
@@ -57,9 +57,7 @@ def create_app(settings: RoutingSettings) -> FastAPI:
             await _run(app, settings, stack)
             yield
 
-    app = FastAPI(title="Waystation routing", version="1", lifespan=lifespan)
-    install_problem_handlers(app)
-    return app
+    return described(lifespan)
 
 
 async def _run(app: FastAPI, settings: RoutingSettings, stack: AsyncExitStack) -> None:

@@ -268,3 +268,7 @@ SELECT topic, record_partition, record_offset, event_id, reason, seen_at FROM un
 -- name: count_unauthorised
 -- How much came without authority.
 SELECT count(*) FROM unauthorised
+
+-- name: unauthorised_counts
+-- How much came without authority, by reason.
+SELECT reason, count(*) AS records FROM unauthorised GROUP BY reason ORDER BY reason

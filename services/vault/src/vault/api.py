@@ -6,11 +6,11 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-import asyncpg
-from fastapi import APIRouter, FastAPI, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ValidationError
 
 from common.contracts.vault import (
+    ITEMS_MAX,
     DiscloseAnswers,
     DiscloseCall,
     OpenAnswers,
@@ -18,33 +18,42 @@ from common.contracts.vault import (
     SealAnswers,
     SealCall,
 )
-from common.http.problems import Problem, install_problem_handlers, invalid_fields
-from common.kafka.consumer import RETRYABLE
-from common.security.tokens import TokenError, TokenVerifier
+from common.http.openapi import (
+    INVALID_FIELD,
+    INVALID_JSON,
+    UNAUTHENTICATED,
+    UNAVAILABLE,
+    UNKNOWN_FIELD,
+    body_of,
+    refuses,
+)
+from common.http.operators import principal_of
+from common.http.problems import Problem, invalid_fields
+from common.http.unauthorised import ListedMax, UnauthorisedRecords, unauthorised_records
 from vault import store
 from vault.disclosing import disclose
 from vault.domain import PURPOSES_OF_A_CASE, Access, Operation, is_allowed, may_call
-from vault.errors import forbidden
+from vault.errors import BODY_TOO_LARGE, NOT_ALLOWED, forbidden
 from vault.opening import open_capsules
 from vault.sealing import seal
 from vault.store import LedgerRow
 
 if TYPE_CHECKING:
     from common.postgres.pool import Pool
+    from common.security.tokens import TokenVerifier
     from vault.keyring import Keyring
 
 BODY_BYTES_MAX = 4 * 1024 * 1024
 
+_MEANING: dict[Operation, str] = {
+    "seal": "Find or create recipients and wrap message keys; for ingestion, purpose `intake`.",
+    "open": "Unwrap message keys; for whom the caller table names, with the purpose that it names.",
+    "disclose": "Disclose what a provider needs; for routing, purpose `delivery`. The ledger has the row before.",
+}
+
 log = logging.getLogger(__name__)
 
 Call = TypeVar("Call", SealCall, OpenCall, DiscloseCall)
-
-
-class Unauthorised(BaseModel):
-    """How many records were refused for want of a valid signature, in all and by reason."""
-
-    count: int
-    by_reason: dict[str, int]
 
 
 class Ledger(BaseModel):
@@ -62,10 +71,7 @@ class Gate:
 
     async def admit(self, request: Request, operation: Operation) -> str:
         """Return the principal, or answer 401, or 403 when it may not use the operation at all."""
-        try:
-            caller = self._verifier.principal(request.headers.get("authorization"))
-        except TokenError as error:
-            raise Problem(401, "unauthenticated", str(error)) from None
+        caller = principal_of(request, self._verifier)
         if not may_call(caller, operation):
             await self._turn_away(Access(caller, operation, None, None, 0))
         return caller
@@ -95,6 +101,7 @@ class Gate:
 def vault_routes(gate: Gate, pool: Pool, keyring: Keyring) -> APIRouter:
     """Return the routes under `/v1`."""
     router = APIRouter(prefix="/v1")
+    reading = refuses(UNAUTHENTICATED, NOT_ALLOWED, INVALID_FIELD, UNAVAILABLE)
 
     def batch_route(operation: Operation, kind: type[Call], answers: type[BaseModel], run: Run[Call]) -> None:
         async def call_in_batch(request: Request) -> Response:
@@ -114,54 +121,45 @@ def vault_routes(gate: Gate, pool: Pool, keyring: Keyring) -> APIRouter:
             call_in_batch,
             methods=["POST"],
             name=f"{operation} batch",
-            description=kind.__doc__,
+            description=f"{_MEANING[operation]}\n\nLimits: {ITEMS_MAX:,} items, {BODY_BYTES_MAX:,} bytes.",
+            tags=["services"],
             response_model=answers,
-            openapi_extra=_request_body(kind),
+            responses=refuses(
+                UNAUTHENTICATED, NOT_ALLOWED, INVALID_JSON, BODY_TOO_LARGE, INVALID_FIELD, UNKNOWN_FIELD, UNAVAILABLE
+            ),
+            openapi_extra=body_of(kind),
         )
 
     batch_route("seal", SealCall, SealAnswers, seal)
     batch_route("open", OpenCall, OpenAnswers, open_capsules)
     batch_route("disclose", DiscloseCall, DiscloseAnswers, disclose)
 
-    @router.get("/disclosures")
-    async def disclosures(request: Request, message_id: Annotated[str, Query(min_length=1, max_length=100)]) -> Ledger:
-        """The ledger of one message, for an operator; no personal data."""
+    @router.get("/disclosures", tags=["operator"], responses=reading)
+    async def get_disclosures(
+        request: Request, message_id: Annotated[str, Query(min_length=1, max_length=100)]
+    ) -> Ledger:
+        """List the disclosures of one message, oldest first; no personal data.
+
+        Limits: the first 1,000 entries.
+        """
         caller = await gate.admit(request, "read-ledger")
         async with pool.acquire() as connection:
             rows = await store.disclosures_of_message(connection, message_id)
             await store.log_access(connection, Access(caller, "read-ledger", None, None, len(rows)), answered=len(rows))
         return Ledger(items=rows)
 
-    @router.get("/unauthorised")
-    async def unauthorised(request: Request) -> Unauthorised:
-        """How many receipts came without a valid signature, for an operator."""
+    @router.get("/unauthorised", tags=["operator"], responses=reading)
+    async def get_unauthorised(request: Request, limit: ListedMax = 100) -> UnauthorisedRecords:
+        """List the newest receipts that came without a valid signature, and count all of them by reason."""
         await gate.admit(request, "read-unauthorised")
         async with pool.acquire() as connection:
             counts = await store.unauthorised_counts(connection)
-        return Unauthorised(count=sum(counts.values()), by_reason=dict(counts))
+            return unauthorised_records(counts, await store.list_unauthorised(connection, limit))
 
     return router
 
 
 Run = Callable[[Call, Access, Any, "Keyring"], Awaitable[list[Any]]]
-
-
-def install_errors(app: FastAPI) -> None:
-    """Make every error a problem document: 503 while the database is away, 422 for what it cannot hold."""
-    install_problem_handlers(app)
-
-    async def on_outage(_: Request, error: Exception) -> Response:
-        log.warning("unavailable: %s", type(error).__name__)
-        detail = "the vault's database does not answer; ask again"
-        return Problem(503, "unavailable", detail, retry_after_seconds=1).response()
-
-    async def on_unfit(_: Request, error: Exception) -> Response:
-        log.info("a value does not fit: %s", type(error).__name__)
-        return Problem(422, "invalid-field", "a text holds a NUL character or a number is too large").response()
-
-    for kind in RETRYABLE:
-        app.add_exception_handler(kind, on_outage)
-    app.add_exception_handler(asyncpg.DataError, on_unfit)
 
 
 def _need_case(access: Access) -> None:
@@ -177,20 +175,3 @@ async def _body(request: Request) -> bytes:
             raise Problem(413, "body-too-large", "send fewer items in a call", field="body", limit=BODY_BYTES_MAX)
         parts.append(part)
     return b"".join(parts)
-
-
-def _request_body(kind: type[BaseModel]) -> dict[str, Any]:
-    schema = kind.model_json_schema(mode="validation")
-    inlined = _inline(schema, schema.pop("$defs", {}))
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": inlined}}}}
-
-
-def _inline(node: Any, definitions: dict[str, Any]) -> Any:
-    """Return a schema with its references replaced: OpenAPI resolves none of a schema's own definitions."""
-    if isinstance(node, list):
-        return [_inline(part, definitions) for part in node]
-    if not isinstance(node, dict):
-        return node
-    if "$ref" in node:
-        return _inline(definitions[node["$ref"].rpartition("/")[2]], definitions)
-    return {name: _inline(part, definitions) for name, part in node.items()}

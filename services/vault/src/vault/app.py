@@ -6,8 +6,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
-from fastapi import FastAPI
-
 from common.events.routing import ReceiptIssued
 from common.http.health import consumer_check, health_routes, postgres_check
 from common.http.server import stop_process
@@ -17,14 +15,17 @@ from common.postgres.pool import connect_pool
 from common.security.signing import TrustedKeys
 from common.security.tokens import TokenVerifier
 from vault import store
-from vault.api import Gate, install_errors, vault_routes
+from vault.api import Gate, vault_routes
 from vault.handlers import on_receipt_issued
 from vault.keyring import Keyring
 from vault.keys.root import RootKey
+from vault.openapi import described
 from vault.processors import read_processors
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from fastapi import FastAPI
 
     from common.postgres.pool import Pool
     from vault.config import VaultSettings
@@ -62,9 +63,7 @@ def create_app(settings: VaultSettings) -> FastAPI:
             await broker.start()
             yield
 
-    app = FastAPI(title="Waystation vault", version="0.1.0", lifespan=lifespan)
-    install_errors(app)
-    return app
+    return described(lifespan)
 
 
 def _spending(

@@ -10,10 +10,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from common.http.openapi import Refusal as Answer
 from common.http.problems import Problem
 
 if TYPE_CHECKING:
     from vault.domain import Refusal
+
+
+NOT_ALLOWED = Answer(403, "not-allowed", "the caller table of the vault has no such row; the attempt was logged")
+BODY_TOO_LARGE = Answer(413, "body-too-large", "the body is larger than 4,194,304 bytes (4 MiB)")
 
 
 class KeyFileError(Exception):

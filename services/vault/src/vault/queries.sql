@@ -171,3 +171,8 @@ LIMIT $2;
 -- name: unauthorised_counts
 -- How many records had no authority, by reason.
 SELECT reason, count(*) AS records FROM unauthorised GROUP BY reason ORDER BY reason;
+
+-- name: list_unauthorised
+-- The newest of them.
+SELECT topic, partition AS record_partition, record_offset, event_id, reason, seen_at
+FROM unauthorised ORDER BY seen_at DESC, record_offset DESC LIMIT $1;

@@ -246,3 +246,9 @@ def _access(access: Access) -> tuple[str, str, str | None, str | None]:
 def _columns(rows: Sequence[tuple[object, ...]], width: int) -> list[list[object]]:
     """Turn rows into the arrays that unnest takes."""
     return [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in range(width)]
+
+
+async def list_unauthorised(connection: Connection, limit: int) -> Sequence[Mapping[str, Any]]:
+    """Return the newest records without authority."""
+    rows: Sequence[Mapping[str, Any]] = await connection.fetch(SQL["list_unauthorised"], limit)
+    return rows

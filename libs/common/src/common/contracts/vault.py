@@ -9,12 +9,20 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 ITEMS_MAX = 1000
 
 Id = Annotated[str, Field(min_length=1, max_length=100)]
-MessageKey = Annotated[bytes, Field(min_length=32, max_length=32)]
+MessageKey = Annotated[
+    bytes,
+    Field(min_length=32, max_length=32),
+    WithJsonSchema({"type": "string", "format": "base64url", "minLength": 43, "maxLength": 44}),
+]
+Capsule = Annotated[
+    bytes, Field(max_length=500), WithJsonSchema({"type": "string", "format": "base64url", "maxLength": 668})
+]
+"""Bounds are in bytes here, and in characters of base64 where JSON is described."""
 
 
 class _Call(BaseModel):
@@ -51,7 +59,7 @@ class OpenItem(_Call):
 
     message_id: Id
     token: Id
-    capsule: Annotated[bytes, Field(max_length=500)]
+    capsule: Capsule
 
 
 class OpenCall(_Call):
@@ -75,7 +83,7 @@ class DiscloseItem(_Call):
     account_id: Id
     message_id: Id
     token: Id
-    capsule: Annotated[bytes, Field(max_length=500)]
+    capsule: Capsule
     instruction_digest: Id
     legal_basis: Annotated[str, Field(max_length=200)]
     epoch: Annotated[int, Field(ge=1)]
@@ -87,7 +95,7 @@ class DiscloseCall(_Call):
 
     purpose: Literal["delivery"]
     provider: Id
-    fields: Annotated[list[Literal["address", "name"]], Field(min_length=1)]
+    fields: Annotated[list[Literal["address", "name"]], Field(min_length=1, max_length=2)]
     items: Annotated[list[DiscloseItem], Field(min_length=1, max_length=ITEMS_MAX)]
 
 

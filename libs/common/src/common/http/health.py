@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,7 +17,21 @@ if TYPE_CHECKING:
     from common.postgres.pool import Pool
 
 Check = Callable[[], Awaitable[str | None]]
+NOT_READY = "A part is missing, or did not answer within 2 seconds."
 _CHECK_SECONDS = 2.0
+
+
+class Liveness(BaseModel):
+    """The process turns."""
+
+    status: Literal["alive"]
+
+
+class Readiness(BaseModel):
+    """Whether everything this process depends on is there; `wrong` names each part that is not, with the reason."""
+
+    status: Literal["ready", "not ready"]
+    wrong: dict[str, str]
 
 
 def health_routes(checks: Mapping[str, Check]) -> APIRouter:
@@ -24,11 +39,13 @@ def health_routes(checks: Mapping[str, Check]) -> APIRouter:
     router = APIRouter(tags=["health"])
 
     @router.get("/livez")
-    async def livez() -> dict[str, str]:
-        return {"status": "alive"}
+    async def livez() -> Liveness:
+        """Tell that the process turns."""
+        return Liveness(status="alive")
 
-    @router.get("/readyz")
+    @router.get("/readyz", response_model=Readiness, responses={503: {"model": Readiness, "description": NOT_READY}})
     async def readyz() -> JSONResponse:
+        """Tell whether everything this process depends on is there, each part named."""
         answers = await asyncio.gather(*(_answer(check) for check in checks.values()))
         wrong = {name: answer for name, answer in zip(checks, answers, strict=True) if answer is not None}
         status = {"status": "not ready" if wrong else "ready", "wrong": wrong}

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
+import asyncpg
 import orjson
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
+
+from common.kafka.consumer import RETRYABLE
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -17,6 +21,12 @@ if TYPE_CHECKING:
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:waystation:problem:"
+RETRY_AFTER_SECONDS = 1
+
+_FIELD_NAME_MAX = 100
+_PARTS_OF_A_REQUEST = ("body", "query", "path", "header")
+
+log = logging.getLogger(__name__)
 
 
 class ProblemDocument(BaseModel):
@@ -75,14 +85,19 @@ class Problem(Exception):  # noqa: N818  it is an answer to a caller, not an err
     def response(self) -> Response:
         """Return the HTTP response."""
         headers = {} if self.retry_after_seconds is None else {"retry-after": str(self.retry_after_seconds)}
+        if self.status == HTTPStatus.UNAUTHORIZED:
+            headers["www-authenticate"] = "Bearer"
         return Response(orjson.dumps(self.document()), self.status, headers, MEDIA_TYPE)
 
 
 def invalid_fields(error: ValidationError | RequestValidationError, *, within: str = "") -> Problem:
     """Return the problem for a body that does not fit its model; values are never echoed."""
     first = error.errors()[0]
-    place = () if first["type"] == "json_invalid" else first["loc"]
-    field = ".".join([within, *(str(part) for part in place if part != "body")]).strip(".") or "body"
+    if first["type"] == "json_invalid":
+        return Problem(HTTPStatus.BAD_REQUEST, "invalid-json", "the body is no JSON document", field=within or "body")
+    where = first["loc"]
+    place = where[1:] if where and where[0] in _PARTS_OF_A_REQUEST else where
+    field = ".".join([within, *map(str, place)]).strip(".")[:_FIELD_NAME_MAX] or "body"
     context = first.get("ctx") or {}
     limit = next((context[name] for name in ("max_length", "le", "min_length", "ge") if name in context), None)
     return Problem(
@@ -95,26 +110,54 @@ def invalid_fields(error: ValidationError | RequestValidationError, *, within: s
 
 
 def install_problem_handlers(app: FastAPI) -> None:
-    """Make every error of an application a problem document."""
+    """Make every error of an application a problem document: 503 while something outside is away."""
+    app.add_exception_handler(Exception, _on_bug)
+    app.add_exception_handler(Problem, _on_problem)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(asyncpg.DataError, _on_unfit)
+    for kind in RETRYABLE:
+        app.add_exception_handler(kind, _on_outage)
 
-    async def on_problem(_: Request, error: Exception) -> Response:
-        assert isinstance(error, Problem)
-        return error.response()
 
-    async def on_invalid(_: Request, error: Exception) -> Response:
-        assert isinstance(error, RequestValidationError)
-        return invalid_fields(error).response()
+def unavailable() -> Problem:
+    """Something outside is away for now."""
+    detail = "something this service needs does not answer right now: send the same request again"
+    return Problem(HTTPStatus.SERVICE_UNAVAILABLE, "unavailable", detail, retry_after_seconds=RETRY_AFTER_SECONDS)
 
-    async def on_http(_: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)
-        phrase = HTTPStatus(error.status_code).phrase
-        return Problem(error.status_code, phrase.lower().replace(" ", "-"), str(error.detail)).response()
 
-    async def on_bug(_: Request, __: Exception) -> Response:
-        detail = "this is our fault and was logged; send the same request again later"
-        return Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "internal-error", detail).response()
+async def _on_problem(_: Request, error: Exception) -> Response:
+    assert isinstance(error, Problem)
+    return error.response()
 
-    app.add_exception_handler(Exception, on_bug)
-    app.add_exception_handler(Problem, on_problem)
-    app.add_exception_handler(RequestValidationError, on_invalid)
-    app.add_exception_handler(HTTPException, on_http)
+
+async def _on_invalid(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    return invalid_fields(error).response()
+
+
+async def _on_http(_: Request, error: Exception) -> Response:
+    """Answer what the framework refuses; one that carries a Problem was raised while a body was read."""
+    assert isinstance(error, HTTPException)
+    if isinstance(error.detail, Problem):
+        return error.detail.response()
+    phrase = HTTPStatus(error.status_code).phrase
+    response = Problem(error.status_code, phrase.lower().replace(" ", "-"), str(error.detail)).response()
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def _on_outage(_: Request, error: Exception) -> Response:
+    log.warning("a request is answered 503: %s", type(error).__name__)
+    return unavailable().response()
+
+
+async def _on_unfit(_: Request, error: Exception) -> Response:
+    log.info("a value does not fit: %s", type(error).__name__)
+    detail = "a text holds a NUL character or a number is too large"
+    return Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "invalid-field", detail).response()
+
+
+async def _on_bug(_: Request, __: Exception) -> Response:
+    detail = "this is our fault and was logged; send the same request again later"
+    return Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "internal-error", detail).response()

@@ -1,71 +1,16 @@
-"""Schema snapshots and the event catalogue, generated from the models and the topic registry.
-
-    python -m waystation.contracts           write contracts/*/*schema.json and docs/events.md
-    python -m waystation.contracts --check   say what differs and exit 1
-
-A snapshot that changes shows in review what other versions of a service will see. Golden examples beside the
-snapshots are written by hand, once, and never changed afterwards: what an old producer wrote must decode for ever.
-"""
+"""`docs/events.md`: who tells what to whom, and the fields of each event."""
 
 from __future__ import annotations
 
-import json
-import sys
 from typing import TYPE_CHECKING, Any
 
-from common.events import EVENTS, Event, MessageAdmitted, ReceiptIssued, VerdictReached
-from common.events.intake import Instruction
-from common.events.routing import Receipt
-from common.events.screening import Verdict
-from common.kafka.topics import Topic, TopicRegistry, load_registry
-from waystation.stack.layout import checkout_folder
+from common.events import EVENTS
+from waystation.contracts.statements import STATEMENTS
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
+    from common.events import Event
     from common.events.envelope import Contract
-
-STATEMENTS: dict[type[Event], type[Contract]] = {
-    MessageAdmitted: Instruction,
-    VerdictReached: Verdict,
-    ReceiptIssued: Receipt,
-}
-"""What the signed statement of an event is: to the event's own schema it is any JSON object."""
-
-
-def generate(registry: TopicRegistry) -> dict[str, str]:
-    """Return the text of every generated file by its path in the checkout."""
-    files = {}
-    for event in EVENTS:
-        folder = f"contracts/{event.TYPE}"
-        files[f"{folder}/schema.json"] = _schema(event)
-        if event in STATEMENTS:
-            files[f"{folder}/statement.schema.json"] = _schema(STATEMENTS[event])
-    files["docs/events.md"] = catalogue(registry)
-    return files
-
-
-def differences(checkout: Path) -> list[str]:
-    """Return the paths of generated files that are missing or not what the models and the registry say."""
-    wanted = generate(load_registry(checkout / "deploy" / "topics.yaml"))
-    present = {
-        path: (checkout / path).read_text("utf-8") if (checkout / path).is_file() else None
-        for path in (*wanted, *_snapshots(checkout))
-    }
-    return sorted(path for path, text in present.items() if text != wanted.get(path))
-
-
-def write(checkout: Path) -> list[str]:
-    """Bring the generated files up to date; return the paths of those that changed."""
-    changed = differences(checkout)
-    wanted = generate(load_registry(checkout / "deploy" / "topics.yaml"))
-    for path in changed:
-        if path not in wanted:
-            (checkout / path).unlink()
-            continue
-        (checkout / path).parent.mkdir(parents=True, exist_ok=True)
-        (checkout / path).write_text(wanted[path], "utf-8")
-    return changed
+    from common.kafka.topics import Topic, TopicRegistry
 
 
 def catalogue(registry: TopicRegistry) -> str:
@@ -139,36 +84,9 @@ def _kind(part: dict[str, Any]) -> str:
     return str(part.get("format") or part.get("type") or "any")
 
 
-def _schema(model: type[Contract]) -> str:
-    return json.dumps(model.model_json_schema(), indent=2, sort_keys=True) + "\n"
-
-
 def _first_line(model: type[Contract]) -> str:
     return (model.__doc__ or "").partition("\n")[0]
 
 
 def _anchor(event: type[Event]) -> str:
     return event.TYPE.replace(".", "")
-
-
-def _snapshots(checkout: Path) -> list[str]:
-    return [str(path.relative_to(checkout)) for path in (checkout / "contracts").glob("*/*schema.json")]
-
-
-def main(arguments: list[str]) -> int:
-    """Write or check; return the exit status."""
-    checkout = checkout_folder()
-    if arguments not in ([], ["--check"]):
-        sys.stderr.write("usage: python -m waystation.contracts [--check]\n")
-        return 2
-    changed = differences(checkout) if arguments else write(checkout)
-    for path in changed:
-        sys.stdout.write(f"{'differs' if arguments else 'written'}  {path}\n")
-    if arguments and changed:
-        sys.stderr.write("error models or topics changed: run `make contracts`, review the difference\n")
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,25 @@
+"""Which signed statement an event carries: to the event's own schema it is any JSON object."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from common.events import Event, MessageAdmitted, ReceiptIssued, VerdictReached
+from common.events.intake import Instruction
+from common.events.routing import Receipt
+from common.events.screening import Verdict
+
+if TYPE_CHECKING:
+    from common.events.envelope import Contract
+
+STATEMENTS: dict[type[Event], type[Contract]] = {
+    MessageAdmitted: Instruction,
+    VerdictReached: Verdict,
+    ReceiptIssued: Receipt,
+}
+SIGNED_FIELDS: dict[type[Event], str] = {
+    MessageAdmitted: "instruction",
+    VerdictReached: "verdict",
+    ReceiptIssued: "receipt",
+}
+"""The field of an event in which its statement stands."""

@@ -1,0 +1,42 @@
+"""What moderation says about its HTTP interface."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from common.http.health import health_routes
+from common.http.openapi import OPERATOR_TOKEN, Api, Tag, described_app, print_document
+from moderation.api import operator_routes
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+    from starlette.types import Lifespan
+
+API = Api(
+    package="moderation",
+    description=(
+        "Verdicts on messages, for an operator. Screening itself goes over Kafka. Nothing here tells a content."
+    ),
+    tags={
+        "operator": Tag("An operator's token is needed.", (OPERATOR_TOKEN,)),
+        "health": Tag("For supervisors."),
+    },
+)
+
+
+def described(lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
+    """Return the application without its routes."""
+    return described_app(API, lifespan)
+
+
+def whole() -> FastAPI:
+    """Return the application with all its routes and nothing behind them, to be described."""
+    nothing: Any = None
+    app = described()
+    app.include_router(operator_routes(nothing, nothing, nothing))
+    app.include_router(health_routes({}))
+    return app
+
+
+if __name__ == "__main__":
+    print_document(whole())

@@ -1,0 +1,42 @@
+"""What routing says about its HTTP interface."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from common.http.health import health_routes
+from common.http.openapi import OPERATOR_TOKEN, Api, Tag, described_app, print_document
+from routing.api import Routes
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+    from starlette.types import Lifespan
+
+API = Api(
+    package="routing",
+    description=(
+        "Deliveries and doubts, for an operator. Hand-overs themselves follow Kafka. Nothing here tells a content."
+    ),
+    tags={
+        "operators": Tag("An operator's token is needed.", (OPERATOR_TOKEN,)),
+        "health": Tag("For supervisors."),
+    },
+)
+
+
+def described(lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
+    """Return the application without its routes."""
+    return described_app(API, lifespan)
+
+
+def whole() -> FastAPI:
+    """Return the application with all its routes and nothing behind them, to be described."""
+    nothing: Any = None
+    app = described()
+    app.include_router(Routes(nothing, nothing, nothing, nothing).router())
+    app.include_router(health_routes({}))
+    return app
+
+
+if __name__ == "__main__":
+    print_document(whole())

@@ -1,0 +1,46 @@
+"""What vault says about its HTTP interface."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from common.contracts.vault import DiscloseCall, OpenCall, SealCall
+from common.http.health import health_routes
+from common.http.openapi import OPERATOR_TOKEN, SERVICE_TOKEN, Api, Tag, described_app, print_document
+from vault.api import vault_routes
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+    from starlette.types import Lifespan
+
+API = Api(
+    package="vault",
+    description=(
+        "Personal data and its keys. Services seal, open and disclose in batches; who may do what stands in a table,"
+        " and whoever is turned away is logged. A call has one answer per item, in order. Limits: 1,000 items, 4 MiB."
+    ),
+    tags={
+        "services": Tag("What services call, each with a token of its own.", (SERVICE_TOKEN,)),
+        "operator": Tag("What an operator may read: never a value.", (OPERATOR_TOKEN,)),
+        "health": Tag("For supervisors."),
+    },
+    bodies=(SealCall, OpenCall, DiscloseCall),
+)
+
+
+def described(lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
+    """Return the application without its routes."""
+    return described_app(API, lifespan)
+
+
+def whole() -> FastAPI:
+    """Return the application with all its routes and nothing behind them, to be described."""
+    nothing: Any = None
+    app = described()
+    app.include_router(vault_routes(nothing, nothing, nothing))
+    app.include_router(health_routes({}))
+    return app
+
+
+if __name__ == "__main__":
+    print_document(whole())

@@ -1,0 +1,74 @@
+"""Every service answers as its OpenAPI document says, whatever it is asked, with credentials and without."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import httpx
+import pytest
+
+from common.security.tokens import TokenIssuer
+from waystation.stack import SERVICES, checkout_folder
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+
+CHECKS = (
+    "not_a_server_error",
+    "status_code_conformance",
+    "content_type_conformance",
+    "response_headers_conformance",
+    "response_schema_conformance",
+    "unsupported_method",
+)
+PHASES = {"caller": "examples,coverage,fuzzing", "nobody": "examples,fuzzing"}
+EXAMPLES_MAX = 6
+SEED = 20261122
+CALLERS = {"vault": ("ingestion", "routing", "operator"), "ingestion": ("an account", "operator")}
+
+
+def document_of(service):
+    return json.loads((checkout_folder() / "contracts" / "openapi" / f"{service}.json").read_text("utf-8"))
+
+
+def authorization(road, service, who):
+    """The Authorization header of a caller: nobody, an account, or a principal with its token for the service."""
+    if who == "nobody":
+        return []
+    if who == "an account":
+        return ["--header", f"Authorization: Bearer {road.create_account('of the contract tests').api_key}"]
+    issuer = TokenIssuer.from_file(who, road.stack.identity_key(who))
+    return ["--header", f"Authorization: {issuer.headers(service)['authorization']}"]
+
+
+def exercise(road, service, who, tmp_path):
+    """Run schemathesis over every operation; return its status and what it printed."""
+    command = [
+        *(sys.executable, "-m", "schemathesis.cli", "run"),
+        str(checkout_folder() / "contracts" / "openapi" / f"{service}.json"),
+        *("--url", road.stack.url(service), *authorization(road, service, who)),
+        *("--checks", ",".join(CHECKS), "--phases", PHASES["nobody" if who == "nobody" else "caller"], "--mode", "all"),
+        *("--max-examples", str(EXAMPLES_MAX), "--seed", str(SEED), "--no-color", "--continue-on-failure"),
+    ]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=250, check=False, cwd=tmp_path, env={**os.environ, "CI": "1"}
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("service", "who"),
+    [(service, who) for service in SERVICES for who in ("nobody", *CALLERS.get(service, ("operator",)))],
+)
+def test_a_service_answers_as_its_document_says(road, service, who, tmp_path):
+    status, printed = exercise(road, service, who, tmp_path)
+    assert status == 0, printed[-20_000:]
+    assert "passed" in printed
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_the_document_that_a_running_service_gives_is_the_one_that_is_kept(road, service):
+    answer = httpx.get(road.stack.url(service) + "/openapi.json", trust_env=False)
+    assert answer.json() == document_of(service)
