@@ -18,9 +18,32 @@ from common.http.problems import Problem, invalid_fields
 from common.ids import new_id
 from common.times import rfc3339
 from enforcement import decisions, errors, store
+from enforcement.arf import REPORT_BYTES_MAX, ArfError, FeedbackReport, FeedbackType, parse_report
+from enforcement.bodies import REPORTS_PATH
 from enforcement.decisions import Bench
-from enforcement.domain import Category, Clause, Complaint, ComplaintState, Decider, Origin, Outcome, StandingChange
-from enforcement.errors import BODY_TOO_LARGE, COMPLAINT_DECIDED, KEY_REUSED, TOO_MANY_COMPLAINTS, UNKNOWN_COMPLAINT
+from enforcement.domain import (
+    Category,
+    Clause,
+    Complaint,
+    ComplaintState,
+    Decider,
+    Origin,
+    Outcome,
+    StandingChange,
+    grounds,
+)
+from enforcement.errors import (
+    ACCOUNT_KNOWN,
+    ACCOUNT_UNKNOWN,
+    BODY_TOO_LARGE,
+    COMPLAINT_DECIDED,
+    KEY_REUSED,
+    MALFORMED_REPORT,
+    NOT_A_COMPLAINT,
+    NOT_A_MAIL,
+    TOO_MANY_COMPLAINTS,
+    UNKNOWN_COMPLAINT,
+)
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, Response
@@ -30,6 +53,7 @@ if TYPE_CHECKING:
 PAGE_MAX = 500
 CHANGES_MAX = 50
 COMPLAINTS_PATH = "/v1/complaints"
+MAIL = "message/rfc822"
 NO_FREE_TEXT = (
     "a complaint holds no free text and nothing about the person who complains; it takes account_id, clause, category,"
     " origin and, if it is about one message, message_id"
@@ -73,6 +97,24 @@ class ComplaintReceipt(_Body):
     received_at: str
 
 
+class FeedbackReceipt(_Body):
+    """The report is stored as a complaint. `matched` tells whether it is known whose message it is about."""
+
+    id: str
+    state: Literal["received"] = "received"
+    received_at: str
+    matched: bool
+    account_id: str | None
+    message_id: str | None
+    sender_domain: str | None
+
+
+class AssignCall(_Body):
+    """Whose message a complaint is about."""
+
+    account_id: AccountId
+
+
 class ConfirmCall(_Body):
     """What the account's standing shall be at least."""
 
@@ -105,17 +147,28 @@ class DecisionView(_Body):
     revision: int | None
 
 
+class ReportView(_Body):
+    """What a feedback report said about the mail; `original_digest` is the SHA-256 of its Message-ID, hexadecimal."""
+
+    feedback_type: FeedbackType
+    incidents: int
+    arrived_at: str | None
+    sender_domain: str | None
+    original_digest: str | None
+
+
 class ComplaintView(_Body):
-    """A complaint as operators see it."""
+    """A complaint as operators see it; without an account it waits for somebody to say whose message it is about."""
 
     id: str
-    account_id: str
+    account_id: str | None
     clause: Clause
     category: Category
     origin: Origin
     message_id: str | None
     state: ComplaintState
     received_at: str
+    report: ReportView | None
     decision: DecisionView | None
 
 
@@ -166,7 +219,14 @@ async def _key_digest(
 BenchOf = Annotated[Bench, Depends(_bench)]
 KeyDigest = Annotated[bytes | None, Depends(_key_digest)]
 
+_MAIL_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {MAIL: {"schema": {"type": "string", "maxLength": REPORT_BYTES_MAX}}},
+    }
+}
 _DECIDING = refuses(*OPERATORS, *JSON_BODY, BODY_TOO_LARGE, UNKNOWN_COMPLAINT, COMPLAINT_DECIDED)
+_CONFIRMING = refuses(*OPERATORS, *JSON_BODY, BODY_TOO_LARGE, UNKNOWN_COMPLAINT, COMPLAINT_DECIDED, ACCOUNT_UNKNOWN)
 
 public = APIRouter(tags=["complaints"])
 operators = APIRouter(tags=["operators"], dependencies=[Depends(_operator)])
@@ -195,6 +255,59 @@ async def file_complaint(call: ComplaintCall, bench: BenchOf, key_digest: KeyDig
     return ComplaintReceipt(id=filed.id, received_at=rfc3339(filed.received_at))
 
 
+@public.post(
+    REPORTS_PATH,
+    status_code=202,
+    responses=refuses(
+        BODY_TOO_LARGE,
+        NOT_A_MAIL,
+        MALFORMED_REPORT,
+        NOT_A_COMPLAINT,
+        KEY_REUSED,
+        TOO_MANY_COMPLAINTS,
+        INVALID_FIELD,
+        UNAVAILABLE,
+    ),
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {MAIL: {"schema": {"type": "string", "maxLength": REPORT_BYTES_MAX}}},
+        }
+    },
+)
+async def file_feedback_report(request: Request, bench: BenchOf, key_digest: KeyDigest) -> FeedbackReceipt:
+    """Take a feedback report (ARF, RFC 5965) from anybody, as the mail that it is.
+
+    What is kept is about the mail complained about: type, incidents, time of arrival, our ids in it, its sender's
+    domain, a digest of its Message-ID. Nothing is kept about who complains, and the mail itself is not. A report that
+    names no message of ours is kept without an account, for a person. The same mail again is the same complaint.
+
+    Limits: 1 MiB, 64 KiB of it header; 10,000 undecided reports without an account.
+    """
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != MAIL:
+        raise errors.not_a_mail()
+    raw = await request.body()
+    try:
+        report = parse_report(raw)
+    except ArfError as error:
+        raise errors.malformed_report(error) from None
+    clause, category = grounds(report.feedback_type)
+    complaint = Complaint(
+        new_id(), report.account_id, clause, category, "provider", report.message_id, "received", bench.now(), report
+    )
+    digest = sha256(raw).digest()
+    filed = await _file(bench, complaint, key_digest or sha256(b"feedback-report\x00" + digest).digest(), digest)
+    assert filed.id is not None
+    return FeedbackReceipt(
+        id=filed.id,
+        received_at=rfc3339(filed.received_at),
+        matched=report.account_id is not None,
+        account_id=report.account_id,
+        message_id=report.message_id,
+        sender_domain=report.sender_domain,
+    )
+
+
 async def _file(bench: Bench, complaint: Complaint, key_digest: bytes | None, digest: bytes) -> Filed:
     filed = None
     while filed is None:
@@ -204,21 +317,30 @@ async def _file(bench: Bench, complaint: Complaint, key_digest: bytes | None, di
     if filed.key_reused:
         raise errors.key_reused()
     if filed.id is None:
-        raise errors.account_is_full() if filed.account_is_full else errors.all_is_full()
+        if not filed.account_is_full:
+            raise errors.all_is_full()
+        raise errors.unmatched_are_full() if complaint.account_id is None else errors.account_is_full()
     return filed
 
 
 @operators.get(COMPLAINTS_PATH, responses=refuses(*OPERATORS, INVALID_FIELD))
 async def list_complaints(
     bench: BenchOf,
+    *,
     state: ComplaintState | None = None,
     account_id: AccountId | None = None,
+    unmatched: bool | None = None,
     after: UUID | None = None,
     limit: Annotated[int, Query(ge=1, le=PAGE_MAX)] = 100,
 ) -> ComplaintPage:
     """List complaints, oldest first."""
     rows = await store.list_complaints(
-        bench.pool, state=state, account_id=account_id, after=None if after is None else str(after), limit=limit
+        bench.pool,
+        state=state,
+        account_id=account_id,
+        unmatched=unmatched,
+        after=None if after is None else str(after),
+        limit=limit,
     )
     return ComplaintPage(
         complaints=[_complaint_view(row) for row in rows],
@@ -226,7 +348,16 @@ async def list_complaints(
     )
 
 
-@operators.post(COMPLAINTS_PATH + "/{complaint_id}:confirm", responses=_DECIDING)
+@operators.post(
+    COMPLAINTS_PATH + "/{complaint_id}:assign",
+    responses=refuses(*OPERATORS, *JSON_BODY, BODY_TOO_LARGE, UNKNOWN_COMPLAINT, ACCOUNT_KNOWN),
+)
+async def assign_complaint(complaint_id: UUID, call: AssignCall, bench: BenchOf) -> ComplaintView:
+    """Say which account a complaint is about that came without one."""
+    return _complaint_view(await decisions.assign_complaint(bench, str(complaint_id), call.account_id))
+
+
+@operators.post(COMPLAINTS_PATH + "/{complaint_id}:confirm", responses=_CONFIRMING)
 async def confirm_complaint(complaint_id: UUID, call: ConfirmCall, bench: BenchOf) -> ComplaintView:
     """Confirm a complaint; `decision.outcome` is `kept` when the account's standing was stricter already."""
     return _complaint_view(await decisions.confirm_complaint(bench, str(complaint_id), call.standing, call.reason))
@@ -278,6 +409,7 @@ def _complaint_view(row: ComplaintRow) -> ComplaintView:
         message_id=complaint.message_id,
         state=complaint.state,
         received_at=rfc3339(complaint.received_at),
+        report=None if complaint.report is None else _report_view(complaint.report),
         decision=None
         if decision is None
         else DecisionView(
@@ -288,6 +420,16 @@ def _complaint_view(row: ComplaintRow) -> ComplaintView:
             standing=decision.standing,
             revision=decision.revision,
         ),
+    )
+
+
+def _report_view(report: FeedbackReport) -> ReportView:
+    return ReportView(
+        feedback_type=report.feedback_type,
+        incidents=report.incidents,
+        arrived_at=None if report.arrived_at is None else rfc3339(report.arrived_at),
+        sender_domain=report.sender_domain,
+        original_digest=None if report.original_digest is None else report.original_digest.hex(),
     )
 
 

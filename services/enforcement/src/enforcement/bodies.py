@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi import HTTPException, Request
 
 from common.http.problems import Problem
+from enforcement.arf import REPORT_BYTES_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, MutableMapping
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     Application = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 BODY_BYTES_MAX = 8 * 1024
+REPORTS_PATH = "/v1/complaints:report"
 
 
 class BoundedBodies:
@@ -31,26 +33,27 @@ class BoundedBodies:
             await self._app(scope, receive, send)
             return
         declared = Request(scope).headers.get("content-length", "0")
-        if declared.isdecimal() and int(declared) > BODY_BYTES_MAX:
-            await _too_large().response()(scope, receive, send)
+        limit = REPORT_BYTES_MAX if scope["path"] == REPORTS_PATH else BODY_BYTES_MAX
+        if declared.isdecimal() and int(declared) > limit:
+            await _too_large(limit).response()(scope, receive, send)
             return
-        await self._app(scope, _counted(receive), send)
+        await self._app(scope, _counted(receive, limit), send)
 
 
-def _counted(receive: Receive) -> Receive:
+def _counted(receive: Receive, limit: int) -> Receive:
     taken = 0
 
     async def counted() -> Message:
         nonlocal taken
         message = await receive()
         taken += len(message.get("body", b""))
-        if taken > BODY_BYTES_MAX:
-            raise HTTPException(413, _too_large())  # FastAPI lets no other exception through while it reads a body
+        if taken > limit:
+            raise HTTPException(413, _too_large(limit))  # FastAPI lets no other exception through while it reads a body
         return message
 
     return counted
 
 
-def _too_large() -> Problem:
-    detail = f"a request to this service has at most {BODY_BYTES_MAX} bytes"
-    return Problem(413, "body-too-large", detail, field="body", limit=BODY_BYTES_MAX)
+def _too_large(limit: int) -> Problem:
+    detail = f"a request like this has at most {limit} bytes; of a mail complained about its header is enough"
+    return Problem(413, "body-too-large", detail, field="body", limit=limit)

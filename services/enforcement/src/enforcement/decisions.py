@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from common.outbox import StoredRecord
 from enforcement import store
 from enforcement.domain import ComplaintDecision, Held, Outcome, StandingChange, decide
-from enforcement.errors import decided_otherwise, unknown_complaint
+from enforcement.errors import account_known, account_unknown, decided_otherwise, unknown_complaint
 from enforcement.publishing import standing_record
 
 if TYPE_CHECKING:
@@ -46,6 +46,8 @@ async def confirm_complaint(bench: Bench, complaint_id: str, asked: Standing, re
         row = await _undecided(connection, complaint_id, "confirmed")
         if row.decision is not None:
             return row
+        if row.complaint.account_id is None:
+            raise account_unknown()
         change = StandingChange(
             row.complaint.account_id, 0, asked, Outcome.KEPT, "person", row.complaint.clause, reason, complaint_id,
             bench.now(),
@@ -65,6 +67,17 @@ async def dismiss_complaint(bench: Bench, complaint_id: str, reason: str) -> Com
         return await store.close_complaint(
             connection, complaint_id, "dismissed", ComplaintDecision(bench.now(), reason)
         )
+
+
+async def assign_complaint(bench: Bench, complaint_id: str, account_id: str) -> ComplaintRow:
+    """Say which account a complaint is about; repeated with the same account, it changes nothing."""
+    async with bench.pool.acquire() as connection, connection.transaction():
+        row = await store.lock_complaint(connection, complaint_id)
+        if row is None:
+            raise unknown_complaint()
+        if not await store.assign_complaint(connection, complaint_id, account_id):
+            raise account_known()
+    return replace(row, complaint=replace(row.complaint, account_id=account_id))
 
 
 async def set_standing(

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from common.events.enforcement import Standing
+    from enforcement.arf import FeedbackReport, FeedbackType
 
 Decider = Literal["person", "machine"]
 ComplaintState = Literal["received", "confirmed", "dismissed"]
@@ -60,16 +61,20 @@ class StandingDecision:
 
 @dataclass(frozen=True, slots=True)
 class Complaint:
-    """One complaint as it came in. Nothing in it is about the person who complained."""
+    """One complaint as it came in; without an account it waits for a person who finds out whose message it is about.
+
+    Nothing in it is about the person who complained.
+    """
 
     id: str
-    account_id: str
+    account_id: str | None
     clause: Clause
     category: Category
     origin: Origin
     message_id: str | None
     state: ComplaintState
     received_at: datetime
+    report: FeedbackReport | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +102,15 @@ class StandingChange:
     reason: str
     complaint_id: str | None
     since: datetime
+
+
+def grounds(feedback_type: FeedbackType) -> tuple[Clause, Category]:
+    """Return the clause and category under which a feedback report of this type is filed."""
+    if feedback_type == "fraud":
+        return "R5.2", "fraud"
+    if feedback_type == "virus":
+        return "R5.3", "malware"
+    return "R5.1", "unsolicited" if feedback_type == "abuse" else "other"
 
 
 def severity(standing: Standing) -> int:

@@ -9,18 +9,23 @@ from __future__ import annotations
 
 from common.http.openapi import Refusal
 from common.http.problems import Problem
+from enforcement.arf import ArfError, NotAComplaintError
 
 ACCOUNT_COMPLAINTS_MAX = 1_000
+UNMATCHED_COMPLAINTS_MAX = 10_000
 ALL_COMPLAINTS_MAX = 100_000
 _RETRY_SECONDS = 3600
 
 BODY_TOO_LARGE = Refusal(413, "body-too-large", "the body is larger than `limit` bytes")
 TOO_MANY_COMPLAINTS = Refusal(
-    429,
-    "too-many-complaints",
-    f"{ACCOUNT_COMPLAINTS_MAX} complaints about this account, or {ALL_COMPLAINTS_MAX} in all, wait for a decision",
+    429, "too-many-complaints", "`limit` complaints wait for a decision already, about this account or in all"
 )
 KEY_REUSED = Refusal(422, "idempotency-key-reused", "the Idempotency-Key was used for another complaint")
+MALFORMED_REPORT = Refusal(422, "malformed-report", "the mail is no feedback report; `field` and `clause` say where")
+NOT_A_COMPLAINT = Refusal(422, "not-a-complaint", "it reports something else (not-spam, auth-failure)")
+NOT_A_MAIL = Refusal(415, "unsupported-media-type", "the body is not sent as message/rfc822")
+ACCOUNT_UNKNOWN = Refusal(409, "account-unknown", "nobody has said yet which account the complaint is about")
+ACCOUNT_KNOWN = Refusal(409, "account-known", "the complaint is about another account already, or was decided")
 UNKNOWN_COMPLAINT = Refusal(404, "unknown-complaint", "there is no complaint with this id")
 COMPLAINT_DECIDED = Refusal(
     409, "complaint-decided", "the complaint was decided the other way before; `state` says how"
@@ -53,6 +58,41 @@ def all_is_full() -> Problem:
         limit=ALL_COMPLAINTS_MAX,
         retry_after_seconds=_RETRY_SECONDS,
     )
+
+
+def unmatched_are_full() -> Problem:
+    """Too many complaints wait for somebody to find out whom they are about."""
+    return Problem(
+        TOO_MANY_COMPLAINTS.status,
+        TOO_MANY_COMPLAINTS.kind,
+        f"{UNMATCHED_COMPLAINTS_MAX} reports wait already for a person to find out which account they are about",
+        limit=UNMATCHED_COMPLAINTS_MAX,
+        retry_after_seconds=_RETRY_SECONDS,
+    )
+
+
+def account_unknown() -> Problem:
+    """A complaint cannot be confirmed against nobody."""
+    detail = "nobody has said yet which account this complaint is about: assign it first, or dismiss it"
+    return Problem(ACCOUNT_UNKNOWN.status, ACCOUNT_UNKNOWN.kind, detail)
+
+
+def account_known() -> Problem:
+    """A complaint is assigned once."""
+    detail = "this complaint is about another account already, or was decided: file a new one if it is wrong"
+    return Problem(ACCOUNT_KNOWN.status, ACCOUNT_KNOWN.kind, detail)
+
+
+def not_a_mail() -> Problem:
+    """A feedback report is sent as what it is."""
+    detail = "send the report as it is, with Content-Type: message/rfc822"
+    return Problem(NOT_A_MAIL.status, NOT_A_MAIL.kind, detail, field="Content-Type")
+
+
+def malformed_report(error: ArfError) -> Problem:
+    """A mail that is no feedback report, or one that complains about nothing."""
+    refusal = NOT_A_COMPLAINT if isinstance(error, NotAComplaintError) else MALFORMED_REPORT
+    return Problem(refusal.status, refusal.kind, str(error), field=error.field, clause=error.clause)
 
 
 def key_reused() -> Problem:

@@ -4,7 +4,11 @@ WITH known AS (
     SELECT id, request_digest, received_at FROM complaints WHERE idempotency_digest = $7::bytea
 ), of_account AS (
     SELECT count(*) AS n
-    FROM (SELECT 1 FROM complaints WHERE state = 'received' AND account_id = $2::text LIMIT $10::int) AS waiting
+    FROM (
+        SELECT 1 FROM complaints
+        WHERE state = 'received' AND (account_id = $2::text OR ($2::text IS NULL AND account_id IS NULL))
+        LIMIT $10::int
+    ) AS waiting
 ), of_all AS (
     SELECT count(*) AS n FROM (SELECT 1 FROM complaints WHERE state = 'received' LIMIT $11::int) AS waiting
 ), stored AS (
@@ -15,6 +19,10 @@ WITH known AS (
     WHERE NOT EXISTS (SELECT FROM known) AND of_account.n < $10 AND of_all.n < $11
     ON CONFLICT (idempotency_digest) DO NOTHING
     RETURNING id
+), report AS (
+    INSERT INTO feedback_reports
+        (complaint_id, feedback_type, incidents, arrived_at, sender_domain, original_digest)
+    SELECT id, $12::text, $13::int, $14::timestamptz, $15::text, $16::bytea FROM stored WHERE $12::text IS NOT NULL
 )
 SELECT
     (SELECT id FROM stored) AS stored_id,
@@ -25,15 +33,22 @@ SELECT
     (SELECT n FROM of_all) >= $11 AS all_is_full
 
 -- name: list_complaints
--- One page, oldest first; each filter may be null.
-SELECT * FROM complaints
+-- One page, oldest first, with what feedback reports said; each filter may be null.
+SELECT * FROM complaints LEFT JOIN feedback_reports ON complaint_id = id
 WHERE ($1::text IS NULL OR state = $1) AND ($2::text IS NULL OR account_id = $2) AND ($3::uuid IS NULL OR id > $3)
+    AND ($5::bool IS NULL OR (account_id IS NULL) = $5)
 ORDER BY id
 LIMIT $4
 
 -- name: lock_complaint
 -- The complaint, locked until the end of the transaction.
-SELECT * FROM complaints WHERE id = $1 FOR UPDATE
+SELECT * FROM complaints LEFT JOIN feedback_reports ON complaint_id = id WHERE id = $1 FOR UPDATE OF complaints
+
+-- name: assign_complaint
+-- Says which account a complaint is about: once, and not after it was decided.
+UPDATE complaints SET account_id = $2::text
+WHERE id = $1 AND state = 'received' AND (account_id IS NULL OR account_id = $2)
+RETURNING id
 
 -- name: lock_standing
 -- What holds for an account, locked until the end of the transaction; the row is made when there is none. The update
@@ -66,7 +81,8 @@ UPDATE standings SET floor = $2 WHERE account_id = $1
 -- How a complaint that was received ended.
 UPDATE complaints
 SET state = $2, decided_at = $3, decision_reason = $4, asked = $5, outcome = $6, standing = $7, revision = $8
-WHERE id = $1 AND state = 'received'
+FROM (SELECT $1::uuid AS decided_id) AS decided LEFT JOIN feedback_reports ON complaint_id = decided_id
+WHERE id = decided_id AND state = 'received'
 RETURNING *
 
 -- name: list_changes

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 from common.outbox import outbox_columns
 from common.postgres.queries import load_queries
+from enforcement.arf import FeedbackReport
 from enforcement.domain import Complaint, ComplaintDecision, Held, Outcome, StandingChange, StandingDecision
-from enforcement.errors import ACCOUNT_COMPLAINTS_MAX, ALL_COMPLAINTS_MAX, RevisionError
+from enforcement.errors import ACCOUNT_COMPLAINTS_MAX, ALL_COMPLAINTS_MAX, UNMATCHED_COMPLAINTS_MAX, RevisionError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,8 +55,9 @@ async def insert_complaint(
         idempotency_digest,
         request_digest,
         complaint.received_at,
-        ACCOUNT_COMPLAINTS_MAX,
+        UNMATCHED_COMPLAINTS_MAX if complaint.account_id is None else ACCOUNT_COMPLAINTS_MAX,
         ALL_COMPLAINTS_MAX,
+        *_report_columns(complaint.report),
     )
     if row["stored_id"] is not None:
         return Filed(complaint.id, complaint.received_at)
@@ -68,10 +70,16 @@ async def insert_complaint(
 
 
 async def list_complaints(
-    pool: Pool, *, state: str | None, account_id: str | None, after: str | None, limit: int
+    pool: Pool, *, state: str | None, account_id: str | None, unmatched: bool | None, after: str | None, limit: int
 ) -> list[ComplaintRow]:
     """Return one page, oldest first."""
-    return [_complaint(row) for row in await pool.fetch(QUERIES["list_complaints"], state, account_id, after, limit)]
+    rows = await pool.fetch(QUERIES["list_complaints"], state, account_id, after, limit, unmatched)
+    return [_complaint(row) for row in rows]
+
+
+async def assign_complaint(connection: Connection, complaint_id: str, account_id: str) -> bool:
+    """Say which account a complaint is about; return whether that was still open."""
+    return await connection.fetchval(QUERIES["assign_complaint"], complaint_id, account_id) is not None
 
 
 async def lock_complaint(connection: Connection, complaint_id: str) -> ComplaintRow | None:
@@ -151,6 +159,26 @@ async def present_standings(connection: Connection, account_ids: Sequence[str]) 
     return [_change(row) for row in await connection.fetch(QUERIES["present_standings"], list(account_ids))]
 
 
+def _report_columns(report: FeedbackReport | None) -> tuple[Any, ...]:
+    if report is None:
+        return (None,) * 5
+    return report.feedback_type, report.incidents, report.arrived_at, report.sender_domain, report.original_digest
+
+
+def _report(row: Any) -> FeedbackReport | None:
+    if row["feedback_type"] is None:
+        return None
+    return FeedbackReport(
+        feedback_type=row["feedback_type"],
+        incidents=row["incidents"],
+        arrived_at=row["arrived_at"],
+        message_id=_text(row["message_id"]),
+        account_id=row["account_id"],
+        sender_domain=row["sender_domain"],
+        original_digest=row["original_digest"],
+    )
+
+
 def _text(value: object) -> str | None:
     return None if value is None else str(value)
 
@@ -165,6 +193,7 @@ def _complaint(row: Any) -> ComplaintRow:
         message_id=_text(row["message_id"]),
         state=row["state"],
         received_at=row["received_at"],
+        report=_report(row),
     )
     if row["decided_at"] is None:
         return ComplaintRow(complaint, None)

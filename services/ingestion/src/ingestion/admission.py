@@ -34,6 +34,7 @@ from ingestion.domain import (
     check_basis,
     check_rate,
     checked_key,
+    feedback_id,
     used_grants,
     validity,
 )
@@ -247,6 +248,7 @@ class Admission:
             message_id=message_id,
             date=now,
             content_bytes_max=self._limits.content_bytes_max,
+            feedback_id=feedback_id(item.purpose, candidate.authority.account_id, candidate.inbox.tool),
         )
         envelope = orjson.dumps({"mail_from": candidate.inbox.address, "smtputf8": mail.smtputf8})
         return _Composed(

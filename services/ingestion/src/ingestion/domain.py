@@ -173,6 +173,11 @@ def check_basis(*, vouched_for: bool) -> None:
         )
 
 
+def feedback_id(purpose: str, account_id: str, tool: str) -> str:
+    """Return the Feedback-ID of a mail: campaign, customer, kind and sender, as mailbox providers group complaints."""
+    return f"{purpose.replace(':', '.')}:{account_id}:{tool}:waystation"
+
+
 def validity(not_before: datetime | None, not_after: datetime | None, now: datetime) -> Window:
     """Return the window of a message admitted now; 72 hours unless it says otherwise.
 

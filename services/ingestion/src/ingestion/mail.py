@@ -40,7 +40,14 @@ def normal_address(text: str) -> str:
 
 
 def final_mail(
-    content: Content, *, inbox: Inbox, recipient: Mailbox, message_id: str, date: datetime, content_bytes_max: int
+    content: Content,
+    *,
+    inbox: Inbox,
+    recipient: Mailbox,
+    message_id: str,
+    date: datetime,
+    content_bytes_max: int,
+    feedback_id: str | None = None,
 ) -> Mail:
     """Return the final bytes of a mail; from here on nobody changes one.
 
@@ -59,6 +66,7 @@ def final_mail(
                 message_id=message_id,
                 date=date,
                 content_bytes_max=content_bytes_max,
+                feedback_id=feedback_id,
             )
             mail = Mail(composed.content, composed.smtputf8)
     except ContentError as error:

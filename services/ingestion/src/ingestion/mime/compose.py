@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ingestion.mime.content import Attachment, Email, Mailbox
 
 _UNIQUE_ID = re.compile(r"[A-Za-z0-9._-]{1,60}")
+_FEEDBACK_ID = re.compile(r"[A-Za-z0-9_./#-]{1,100}(:[A-Za-z0-9_./#-]{1,100}){3}")
 _MESSAGE_ID = re.compile(r"<[!-;=?-~]+>")
 _HTTPS_URL = re.compile(r"https://[A-Za-z0-9\[][!-;=?-~]*")
 _TOKEN = r"[A-Za-z0-9!#$%&'*+.^_`{|}~-]+"  # noqa: S105 - the token of RFC 2045
@@ -44,7 +45,14 @@ _HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 
 
 def compose(
-    email: Email, *, sender: Mailbox, recipient: Mailbox, message_id: str, date: datetime, content_bytes_max: int
+    email: Email,
+    *,
+    sender: Mailbox,
+    recipient: Mailbox,
+    message_id: str,
+    date: datetime,
+    content_bytes_max: int,
+    feedback_id: str | None = None,
 ) -> Composed:
     """The final bytes of an e-mail to one recipient: the same arguments always give the same bytes.
 
@@ -58,15 +66,18 @@ def compose(
         message_id: the left side of the Message-ID: 1 to 60 letters, digits, dots, hyphens or underscores.
         date: the Date header; must know its time zone.
         content_bytes_max: limit of the whole mail.
+        feedback_id: what a feedback report about the mail is matched by; four codes with colons between them.
 
     Raises:
         ContentError: naming the field (`content.*`, `sender.*`, `recipient.*`) and the reason.
-        ValueError: `message_id` or `date` is not of the form above, a bug of the caller.
+        ValueError: `message_id`, `date` or `feedback_id` is not of the form above, a bug of the caller.
     """
+    if feedback_id is not None and not _FEEDBACK_ID.fullmatch(feedback_id):
+        raise ValueError("feedback_id needs four codes of letters, digits or -_./# with colons between them")
     if not _UNIQUE_ID.fullmatch(message_id) or date.tzinfo is None:
         raise ValueError("message_id needs 1 to 60 letters, digits, dots, hyphens or underscores; date a time zone")
     _check_size(email, content_bytes_max)
-    head = _head(email, sender, recipient, message_id, date)
+    head = _head(email, sender, recipient, message_id, date, feedback_id=feedback_id)
     content = head.encode() + _entity(email, message_id)
     if len(content) > content_bytes_max:
         raise _too_large(content_bytes_max)
@@ -88,7 +99,9 @@ def _check_size(email: Email, content_bytes_max: int) -> None:
         raise _too_large(content_bytes_max)
 
 
-def _head(email: Email, sender: Mailbox, recipient: Mailbox, message_id: str, date: datetime) -> str:
+def _head(
+    email: Email, sender: Mailbox, recipient: Mailbox, message_id: str, date: datetime, *, feedback_id: str | None
+) -> str:
     from_line = mailbox_line("From", sender, "sender")
     domain = from_line[from_line.rindex("@") + 1 :].rstrip(">\r\n")
     lines = [
@@ -97,6 +110,8 @@ def _head(email: Email, sender: Mailbox, recipient: Mailbox, message_id: str, da
         unstructured_line("Subject", checked(email.subject, "content.subject", SUBJECT_CHARACTERS_MAX)),
         f"Date: {_date(date)}\r\nMessage-ID: <{message_id}@{domain}>\r\n",
     ]
+    if feedback_id is not None:
+        lines.append(f"Feedback-ID: {feedback_id}\r\n")
     if email.reply_to is not None:
         lines.append(mailbox_line("Reply-To", email.reply_to, "content.reply_to"))
     if email.in_reply_to is not None:
