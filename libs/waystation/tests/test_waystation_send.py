@@ -8,14 +8,11 @@ import pytest
 
 from common.times import now, rfc3339
 from waystation.accounts import KnownAccount
+from waystation.door import BATCH_BYTES, Door, Outgoing, batches
 from waystation.errors import CommandError
 from waystation.send import (
-    BATCH_BYTES,
-    Door,
-    Outgoing,
     account_for,
     as_document,
-    batches,
     in_words,
     own_mails,
     sent_table,

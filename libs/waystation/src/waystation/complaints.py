@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote
@@ -9,6 +10,8 @@ from urllib.parse import quote
 import typer
 
 from common.ids import new_id
+from waystation.errors import CommandError
+from waystation.feedback import file_report, read_report
 from waystation.operator import ServiceClient
 from waystation.output import HomeOption, JsonFlag, Output, table
 from waystation.stack import Stack
@@ -59,15 +62,29 @@ ReasonOption = Annotated[str, typer.Option("--reason", help="Published with the 
 @app.command("file")
 def file_complaint(
     *,
-    account: Annotated[str, typer.Option("--account", help="The account complained about.")],
-    clause: Annotated[str, typer.Option("--clause", help="R3.a to R3.g, R5.1 to R5.3, or R6.")],
-    category: Annotated[str, typer.Option("--category", help="unsolicited, phishing, malware, fraud ...")],
+    arf: Annotated[
+        str | None, typer.Option("--arf", help="A feedback report (RFC 5965) as a mail file; - reads standard input.")
+    ] = None,
+    account: Annotated[str | None, typer.Option("--account", help="The account complained about.")] = None,
+    clause: Annotated[str | None, typer.Option("--clause", help="R3.a to R3.g, R5.1 to R5.3, or R6.")] = None,
+    category: Annotated[
+        str | None, typer.Option("--category", help="unsolicited, phishing, malware, fraud ...")
+    ] = None,
     origin: Annotated[str, typer.Option("--origin", help="recipient, third_party, provider ...")] = "operator",
     message: Annotated[str | None, typer.Option("--message", help="The message it is about.")] = None,
     home: HomeOption = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """File a complaint; nothing follows from it until it is confirmed."""
+    """File a complaint in words or as a feedback report (--arf); nothing follows from it until it is confirmed."""
+    if arf is not None:
+        if account or clause or category or message:
+            raise CommandError("a feedback report says it all itself", "either --arf FILE, or --account, --clause ...")
+        with ServiceClient(Stack.open(home)) as client:
+            filed = file_report(client, read_report(arf, sys.stdin.buffer))
+        Output(as_json).show(filed, filed.text)
+        return
+    if not (account and clause and category):
+        raise CommandError("a complaint needs --account, --clause and --category", "or give a report: --arf FILE")
     call = {"account_id": account, "clause": clause, "category": category, "origin": origin}
     if message is not None:
         call["message_id"] = message
@@ -78,18 +95,39 @@ def file_complaint(
     )
 
 
+@app.command()
+def assign(
+    complaint_id: ComplaintId,
+    account: Annotated[str, typer.Option("--account", help="The account whose message it is about.")],
+    home: HomeOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Say which account a complaint is about that came without one."""
+    path = f"/v1/complaints/{quote(complaint_id, safe='')}:assign"
+    with ServiceClient(Stack.open(home)) as client:
+        complaint = client.post(ENFORCEMENT, path, {"account_id": account})
+    Output(as_json).show(complaint, lambda: f"{complaint['id']} is about {complaint['account_id']}")
+
+
 @app.command("list")
 def list_complaints(
     *,
     state: Annotated[State | None, typer.Option("--state", help="Only those.")] = None,
     account: Annotated[str | None, typer.Option("--account", help="Only those about it.")] = None,
+    unmatched: Annotated[bool, typer.Option("--unmatched", help="Only those about an account not yet known.")] = False,
     limit: Annotated[int, typer.Option("--limit", min=1, max=500)] = 100,
     after: Annotated[str | None, typer.Option("--after", help="Continue behind this complaint.")] = None,
     home: HomeOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Show complaints, oldest first."""
-    asked = {"state": state and state.value, "account_id": account, "limit": limit, "after": after}
+    asked = {
+        "state": state and state.value,
+        "account_id": account,
+        "unmatched": "true" if unmatched else None,
+        "limit": limit,
+        "after": after,
+    }
     with ServiceClient(Stack.open(home)) as client:
         page = client.get(ENFORCEMENT, "/v1/complaints", asked)
     output = Output(as_json)
@@ -170,7 +208,7 @@ def _complaint_table(complaints: list[dict[str, Any]]) -> Table:
     rows = [
         (
             complaint["id"],
-            complaint["account_id"],
+            complaint["account_id"] or _unmatched(complaint["report"]),
             complaint["clause"],
             complaint["category"],
             complaint["origin"],
@@ -182,6 +220,11 @@ def _complaint_table(complaints: list[dict[str, Any]]) -> Table:
         for complaint in complaints
     ]
     return table(COMPLAINT_COLUMNS, rows)
+
+
+def _unmatched(report: dict[str, Any] | None) -> str:
+    domain = (report or {}).get("sender_domain")
+    return f"not known; sent from {domain}" if domain else "not known"
 
 
 def _standing_table(answer: dict[str, Any]) -> Table:

@@ -77,6 +77,10 @@ class ServiceClient:
         headers = {} if idempotency_key is None else {"idempotency-key": idempotency_key}
         return self._call("POST", service, path, json=dict(body or {}), headers=headers)
 
+    def post_mail(self, service: str, path: str, mail: bytes) -> Any:
+        """Return the JSON answer of a POST of a mail as it is."""
+        return self._call("POST", service, path, content=mail, headers={"content-type": "message/rfc822"})
+
     def _call(
         self, method: str, service: str, path: str, *, headers: Mapping[str, str] | None = None, **request: Any
     ) -> Any:

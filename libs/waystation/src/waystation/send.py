@@ -1,10 +1,11 @@
-"""`waystation send`: one message in words, or a person's own mails, through the door in batches."""
+"""`waystation send`: one message in words, a person's own mails, or many from a file, through the door in batches."""
 
 from __future__ import annotations
 
+import json
 import sys
-import time
-from dataclasses import asdict, dataclass, field
+from contextlib import ExitStack
+from dataclasses import asdict
 from enum import StrEnum
 from hashlib import sha256
 from pathlib import Path
@@ -16,23 +17,20 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from common.ids import new_id
-from common.times import now, parse_rfc3339
+from waystation import bulk
 from waystation.accounts import KeyFile, KnownAccount
+from waystation.door import TIMEOUT_SECONDS, Door, Outgoing, Sent, batches
 from waystation.eml import EmlError, items_from_eml
 from waystation.errors import CommandError
 from waystation.output import HomeOption, JsonFlag, Output, table
 from waystation.stack import Stack
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-    from datetime import datetime
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from rich.table import Table
 
-BATCH_ITEMS = 100
-BATCH_BYTES = 24 * 1024 * 1024
-TIMEOUT_SECONDS = 60.0
-RETRY_SECONDS_MAX = 60.0
+BULK_PATIENCE_SECONDS = 600.0
 COLUMNS = ("from where", "recipient", "", "id, or why not")
 
 
@@ -45,105 +43,6 @@ class Basis(StrEnum):
     LEGITIMATE_INTEREST = "legitimate_interest"
     VITAL_INTEREST = "vital_interest"
     PUBLIC_TASK = "public_task"
-
-
-@dataclass(frozen=True, slots=True)
-class Outgoing:
-    """An item for the door, and where it came from (a file, or the command line)."""
-
-    source: str
-    item: dict[str, Any]
-
-    @property
-    def size_bytes(self) -> int:
-        """About what it takes in a request."""
-        content = self.item["content"]
-        return 1000 + sum(len(value) for value in content.values() if isinstance(value, str))
-
-
-@dataclass(frozen=True, slots=True)
-class Sent:
-    """What became of one message at the door. `before`: it was admitted by an earlier run."""
-
-    source: str
-    recipient: str
-    accepted: bool
-    id: str | None = None
-    reason: str | None = None
-    before: bool = False
-
-
-@dataclass(slots=True)
-class Door:
-    """The door's batch route with one account's key. A busy door is asked again with the same idempotency keys."""
-
-    http: httpx.Client
-    api_key: str
-    sleep: Callable[[float], None] = time.sleep
-    clock: Callable[[], float] = time.monotonic
-    started: datetime = field(default_factory=now)
-
-    def send(self, batch: Sequence[Outgoing]) -> list[Sent]:
-        """Return what became of up to 100 messages.
-
-        Raises:
-            CommandError: the door cannot be reached, stays busy, or refuses the request as a whole.
-        """
-        if len(batch) == 1:
-            return [self._sent(batch[0], self._single(batch[0]))]
-        answer = self._ask("/v1/messages:batch", {"items": [each.item for each in batch]})
-        if not answer.is_success:
-            raise _refused(answer)
-        return [self._sent(each, given) for each, given in zip(batch, answer.json()["items"], strict=True)]
-
-    def _single(self, each: Outgoing) -> dict[str, Any]:
-        """Ask for one message by the route that stays open longest, and return what a batch would have answered."""
-        answer = self._ask("/v1/messages", each.item)
-        if answer.is_success:
-            return {"status": answer.status_code, "message": answer.json()}
-        if answer.is_server_error or answer.status_code == httpx.codes.UNAUTHORIZED:
-            raise _refused(answer)
-        return {"status": answer.status_code, "problem": answer.json()}
-
-    def _ask(self, path: str, body: Mapping[str, Any]) -> httpx.Response:
-        deadline = self.clock() + RETRY_SECONDS_MAX
-        while True:
-            answer = self._post(path, body)
-            if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE or self.clock() > deadline:
-                return answer
-            self.sleep(_retry_after_seconds(answer))
-
-    def _post(self, path: str, body: Mapping[str, Any]) -> httpx.Response:
-        try:
-            return self.http.post(path, json=body, headers={"authorization": f"Bearer {self.api_key}"})
-        except httpx.TransportError as error:
-            raise CommandError(
-                f"the door at {self.http.base_url} did not answer ({type(error).__name__})",
-                "see what runs: waystation status. Then repeat the command: own mails (--eml) are never admitted twice",
-            ) from error
-
-    def _sent(self, each: Outgoing, given: Mapping[str, Any]) -> Sent:
-        recipient = each.item["recipient"]["address"]
-        if given["status"] != httpx.codes.ACCEPTED:
-            return Sent(each.source, recipient, accepted=False, reason=_reason(given["problem"]))
-        message = given["message"]
-        admitted_at = parse_rfc3339(message["acceptance"]["statement"]["admitted_at"])
-        before = (self.started - admitted_at).total_seconds() > 1
-        return Sent(each.source, recipient, accepted=True, id=message["id"], before=before)
-
-
-def batches(outgoing: Iterable[Outgoing]) -> Iterator[list[Outgoing]]:
-    """Cut messages into requests of up to 100 and 24 MiB; one that is larger travels alone."""
-    batch: list[Outgoing] = []
-    size_bytes = 0
-    for each in outgoing:
-        if batch and (len(batch) == BATCH_ITEMS or size_bytes + each.size_bytes > BATCH_BYTES):
-            yield batch
-            batch, size_bytes = [], 0
-        batch.append(each)
-        size_bytes += each.size_bytes
-    if batch:
-        yield batch
 
 
 def own_mails(paths: Iterable[Path], facts: Mapping[str, Any], *, again: bool) -> tuple[list[Outgoing], list[Sent]]:
@@ -227,17 +126,40 @@ def send(
     html: Annotated[str | None, typer.Option("--html", help="The same as HTML.")] = None,
     inbox: Annotated[str | None, typer.Option("--from", help="Which inbox to send from; else the first.")] = None,
     eml: Annotated[list[Path] | None, typer.Option("--eml", help="Own mails: --eml *.eml, sent as they are.")] = None,
-    again: Annotated[bool, typer.Option("--again", help="Send own mails that were sent before once more.")] = False,
+    jsonl: Annotated[
+        str | None, typer.Option("--jsonl", help="Messages, one JSON object a line; - reads standard input.")
+    ] = None,
+    csv: Annotated[
+        str | None, typer.Option("--csv", help="Messages, one row each under a row of names; - too.")
+    ] = None,
+    results: Annotated[
+        Path | None, typer.Option("--results", help="With a file: write each line's result here.")
+    ] = None,
+    again: Annotated[bool, typer.Option("--again", help="Send what was sent before once more.")] = False,
     purpose: Annotated[str, typer.Option("--purpose", help="What it is for, one word.")] = "correspondence",
     basis: Annotated[Basis, typer.Option("--basis", help="The legal basis that you attest.")] = Basis.CONTRACT,
     home: HomeOption = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Send a message (--to, --subject, --text) or own mails (--eml FILE...); exit status 1 when one is refused."""
+    """Send a message (--to, --subject, --text), own mails (--eml FILE...) or a file of messages (--jsonl, --csv).
+
+    Exit status: 0 when all is accepted, 1 when something is refused (the rest is sent), 3 when a file could not be
+    sent to its end; repeat the command then, nothing is sent twice.
+    """
     stack = Stack.open(home)
     known = KeyFile.of(stack).read()
     facts = {"purpose": purpose, "legal_basis": {"kind": basis.value, "attested": True}}
     paths = [*(eml or ()), *(files or ())]
+    if jsonl is not None or csv is not None:
+        if (jsonl is not None and csv is not None) or to or subject or text or html or paths:
+            raise CommandError("a file says it all itself", "give --jsonl FILE or --csv FILE and nothing else to send")
+        sender = account_for(known, account, inbox)
+        defaults = bulk.Defaults.of(inbox or next(iter(sender.inboxes), None), facts, again=again)
+        tally = _send_file(stack, sender, jsonl=jsonl, csv=csv, defaults=defaults, results=results)
+        Output(as_json).show(tally.document(), tally.text)
+        raise typer.Exit(tally.exit_status)
+    if results is not None:
+        raise CommandError("--results is for files of messages", "add --jsonl FILE or --csv FILE")
     if paths:
         if to or subject or text or html or not eml:
             raise CommandError("own mails say it all themselves", "either --eml FILE..., or --to, --subject and --text")
@@ -295,6 +217,48 @@ def _send_all(
     return sent
 
 
+def _send_file(
+    stack: Stack,
+    sender: KnownAccount,
+    *,
+    jsonl: str | None,
+    csv: str | None,
+    defaults: bulk.Defaults,
+    results: Path | None,
+) -> bulk.Tally:
+    """Send a file line by line, with the sums so far on a terminal; results are written as they come."""
+    with ExitStack() as open_until_end:
+        lines = open_until_end.enter_context(bulk.opened(str(jsonl if csv is None else csv)))
+        http = httpx.Client(base_url=stack.url("ingestion"), timeout=TIMEOUT_SECONDS, trust_env=False)
+        door = Door(open_until_end.enter_context(http), sender.api_key, BULK_PATIENCE_SECONDS, persistent=True)
+        console = Console(stderr=True, quiet=not sys.stderr.isatty())
+        progress = open_until_end.enter_context(
+            Progress(TextColumn("sent"), MofNCompleteColumn(), TextColumn("{task.speed} a second"), console=console)
+        )
+        bar = progress.add_task("sending", total=None)
+        write = _result_writer(results, open_until_end)
+
+        def told(sent: Sent) -> None:
+            progress.advance(bar)
+            write(sent)
+
+        items = bulk.items_from_jsonl(lines) if csv is None else bulk.items_from_csv(lines)
+        return bulk.send_lines(door, items, defaults, told=told)
+
+
+def _result_writer(path: Path | None, open_until_end: ExitStack) -> Callable[[Sent], None]:
+    """Return what writes a result as one JSON object a line; the file holds addresses, so only its owner reads it."""
+    if path is None:
+        return lambda _: None
+    try:
+        path.unlink(missing_ok=True)
+        path.touch(0o600)
+        file = open_until_end.enter_context(path.open("w", encoding="utf-8"))
+    except OSError as error:
+        raise CommandError(f"{path}: cannot be written ({error.strerror})", "name another file") from None
+    return lambda sent: print(json.dumps(asdict(sent), ensure_ascii=False), file=file)
+
+
 def _by_account(
     outgoing: Sequence[Outgoing], known: Mapping[str, KnownAccount], name: str | None
 ) -> list[tuple[KnownAccount, list[Outgoing]]]:
@@ -313,34 +277,3 @@ def _same_address(address: str, inboxes: Iterable[str]) -> bool:
 
 def _create(name: str, inbox: str | None) -> str:
     return f"make one: waystation accounts create {name} --inbox {inbox or 'ADDRESS'} --accept-rules"
-
-
-def _reason(problem: Mapping[str, Any]) -> str:
-    clause = f" (clause {problem['clause']})" if problem.get("clause") else ""
-    return f"{problem['detail']}{clause}"
-
-
-def _refused(answer: httpx.Response) -> CommandError:
-    return CommandError(f"the door refused ({answer.status_code}): {_detail(answer)}", _next_step(answer))
-
-
-def _detail(answer: httpx.Response) -> str:
-    try:
-        return str(answer.json()["detail"])
-    except (ValueError, KeyError, TypeError):
-        return answer.reason_phrase
-
-
-def _next_step(answer: httpx.Response) -> str:
-    if answer.status_code == httpx.codes.UNAUTHORIZED:
-        return "the kept key is not of this stack any more: create the account again"
-    if answer.status_code == httpx.codes.SERVICE_UNAVAILABLE:
-        return "see what is behind: waystation status, waystation ledger. Then repeat the command"
-    return ""
-
-
-def _retry_after_seconds(answer: httpx.Response) -> float:
-    try:
-        return min(max(float(answer.headers["retry-after"]), 0.1), 10.0)
-    except (KeyError, ValueError):
-        return 1.0
