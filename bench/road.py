@@ -1,110 +1,331 @@
-"""How fast the road is: accepted and delivered per second, CPU milliseconds per 1,000 messages by process.
+"""How fast the road is: `make bench`, or parts of it.
 
-    python bench/road.py [--messages 20000] [--batch 100] [--warm-up 10000] [--home DIR] [--output FILE]
+    python bench/road.py [--only batches,singles,steady,peers,growth] [--messages 20000] [--home DIR] [--output FILE]
+    python bench/road.py --only overload --overload-seconds 600
 
-Everything runs on this machine: load, door, road, Kafka, PostgreSQL and the SMTP laboratory as the provider. The wall
-rate of a shared machine is noisy; CPU per message is the steadier figure. Loss and duplicates are counted from the
-laboratory's record.
+Everything runs on this machine: load, door, road, Kafka, PostgreSQL and the SMTP laboratory, or Postfix's smtp-sink, as
+the provider. PEER=postfix sends mails of the same size through a Postfix relay in the same run. The wall rate of a
+shared machine is noisy; CPU per message is the steadier figure. Loss and duplicates are counted from the laboratory's
+record. Kafka runs with both of Java's compilers, as brokers that stay do, and is warmed before anything is measured.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
-import platform
-import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from statistics import quantiles
+from typing import TYPE_CHECKING
 
 import psutil
-from rich.console import Console
-from rich.table import Table
+from growth import measure_growth
+from load import Answers, batch_bodies, send_batches, send_singles, send_steadily, single_bodies
+from peers import Postfix, Sink, program
+from report import RESULTS, Measure, publish
 
-from waystation.rehearsal import Rehearsal, items
+from waystation.rehearsal import Account, Rehearsal, items
 from waystation.stack.stack import Stack
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+PARTS = ("batches", "singles", "steady", "peers", "growth", "overload")
 REST_SECONDS = 300.0
 TEXT_BYTES = 1700  # about 2 KB as a mail
+BATCH = 100
+BATCH_CONNECTIONS = 4
+SINGLE_CONNECTIONS = 64
+STEADY_SECONDS = 20
+MS = 1000.0
+CPU_UNIT = "ms per 1,000 messages"
+
+Usage = dict[str, tuple[float, int]]
+"""CPU seconds and resident bytes by process."""
+
+
+@dataclass(slots=True)
+class Bench:
+    """A running road with its laboratory, its account, and how many mails have gone down it."""
+
+    stack: Stack
+    rehearsal: Rehearsal
+    account: Account
+    messages: int
+    sent: int = 0
+
+    @property
+    def url(self) -> str:
+        """The door."""
+        return self.stack.url("ingestion")
+
+    def items(self, name: str, count: int) -> list[dict[str, object]]:
+        """Return messages to recipients of whom a fifth come again, as customers do."""
+        recipients = [f"{name}{number % max(1, count * 4 // 5)}@kunden.example" for number in range(count)]
+        self.sent += count
+        return items(recipients, text_bytes=TEXT_BYTES, tag=f"{name}-")
+
+    def processes(self, **others: int) -> Usage:
+        """Return what each process has used so far; a server's children count with it."""
+        pids = {one.name.removesuffix("-1"): one.pid for one in self.stack.status() if one.pid is not None}
+        pids |= {"load": os.getpid(), **others}
+        return {name: usage(pid, children=name == "postgres") for name, pid in pids.items()}
+
+    def at_rest(self) -> Counter[str]:
+        """Wait until everything that was sent has come to rest; return the states of all deliveries."""
+        return self.rehearsal.wait_until_at_rest(self.sent, REST_SECONDS)
 
 
 def main() -> None:
     """Run the bench and print its table."""
     arguments = parse()
+    os.environ.setdefault("KAFKA_JVM_PERFORMANCE_OPTS", "-XX:+UseSerialGC")
     with tempfile.TemporaryDirectory(prefix="waystation-bench-") as scratch:
-        home = arguments.home or Path(scratch)
-        stack = Stack.open(home)
+        Path(scratch).chmod(0o755)
+        stack = Stack.open(arguments.home or Path(scratch) / "home")
         try:
             stack.up()
-            measures = run(stack, home / "laboratory", arguments)
+            measures = run(stack, Path(scratch), arguments)
         finally:
             stack.down()
-    report(measures, arguments)
+    publish(f"The road, {arguments.messages:,} mails of 2 KB", measures, arguments.output)
 
 
 def parse() -> argparse.Namespace:
     """Return the options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default=",".join(PARTS[:-1]), help=f"parts to run, of {', '.join(PARTS)}")
     parser.add_argument("--messages", type=int, default=20_000)
-    parser.add_argument("--warm-up", type=int, default=10_000, help="a JVM needs some 40,000 messages to be fast")
-    parser.add_argument("--batch", type=int, default=100)
-    parser.add_argument("--connections", type=int, default=4)
+    parser.add_argument("--warm-up", type=int, default=30_000, help="a JVM needs some 40,000 records to be fast")
+    parser.add_argument("--overload-seconds", type=int, default=600)
+    parser.add_argument("--growth-rows", default="10000,100000,1000000")
     parser.add_argument("--home", type=Path, help="keep the stack's folder here")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "road.json")
-    return parser.parse_args()
+    parser.add_argument("--output", type=Path, default=RESULTS / "road.json")
+    arguments = parser.parse_args()
+    arguments.only = arguments.only.split(",")
+    if unknown := set(arguments.only) - set(PARTS):
+        parser.error(f"--only knows {', '.join(PARTS)}, not {', '.join(sorted(unknown))}")
+    return arguments
 
 
-def run(stack: Stack, record: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Warm up, then measure one run."""
-    rehearsal = Rehearsal(stack, record, digest_only=True)
+def run(stack: Stack, scratch: Path, arguments: argparse.Namespace) -> list[Measure]:
+    """Warm up, then measure each part on the same road."""
+    rehearsal = Rehearsal(stack, scratch / "laboratory", digest_only=True)
     rehearsal.start_laboratory()
     try:
-        account = rehearsal.create_account("Bench")
-        if arguments.warm_up:
-            warm = items(recipients("warm", arguments.warm_up), text_bytes=TEXT_BYTES, tag="warm-")
-            asyncio.run(rehearsal.send(account, warm, batch=arguments.batch, connections=arguments.connections))
-            rehearsal.wait_until_at_rest(arguments.warm_up, REST_SECONDS)
-        load = items(recipients("kunde", arguments.messages), text_bytes=TEXT_BYTES, tag="run-")
-        before, started = processes(stack, rehearsal), time.monotonic()
-        admitted = asyncio.run(rehearsal.send(account, load, batch=arguments.batch, connections=arguments.connections))
-        accepted_at = time.monotonic()
-        wait_for_mails(rehearsal, arguments.warm_up + arguments.messages)
-        ended, after = time.monotonic(), processes(stack, rehearsal)
-        states = rehearsal.wait_until_at_rest(arguments.warm_up + arguments.messages, REST_SECONDS)
-        time.sleep(0.2)
-        seen = Counter(mail.sha256 for mail in rehearsal.recorded())
+        bench = Bench(stack, rehearsal, rehearsal.create_account("Bench"), arguments.messages)
+        warm_up(bench, arguments.warm_up)
+        parts: dict[str, Callable[[], list[Measure]]] = {
+            "batches": lambda: to_laboratory(bench),
+            "singles": lambda: singles(bench),
+            "steady": lambda: [*steady(bench, 200), *steady(bench, 500)],
+            "peers": lambda: peers(bench, scratch),
+            "growth": lambda: growth(bench, [int(rows) for rows in arguments.growth_rows.split(",")]),
+            "overload": lambda: overload(bench, arguments.overload_seconds),
+        }
+        return [measure for name in PARTS if name in arguments.only for measure in parts[name]()]
     finally:
         rehearsal.stop_laboratory()
-    count = len(admitted)
-    lost = sum(seen[one.digest] == 0 for one in admitted)
-    doubled = sum(seen[one.digest] > 1 for one in admitted)
-    measures = [
-        measure("accepted", count / (accepted_at - started), "1/s"),
-        measure(
-            "delivered",
-            count / (ended - started),
-            "1/s",
-            goal=800.0,
-            comparison=">=",
-            note=f"batches of {arguments.batch}",
-        ),
-        measure("lost", lost, "messages", goal=0, comparison="<="),
-        measure("duplicates", doubled, "messages", goal=0, comparison="<="),
-        measure("in doubt", states["in_doubt"], "messages", goal=0, comparison="<="),
+
+
+def warm_up(bench: Bench, messages: int) -> None:
+    """Send mails that are not measured."""
+    if messages:
+        load = batch_bodies(bench.items("warm", messages), BATCH)
+        asyncio.run(send_batches(bench.url, bench.account, load, BATCH_CONNECTIONS))
+        bench.at_rest()
+
+
+def to_laboratory(bench: Bench) -> list[Measure]:
+    """Batches of 100, to the laboratory: rates, loss, duplicates, CPU and memory by process."""
+    bodies = batch_bodies(bench.items("batch", bench.messages), BATCH)
+    laboratory = {"laboratory": bench.rehearsal.laboratory_pid}
+    target = bench.rehearsal.recorded_count() + bench.messages
+    before, started = bench.processes(**laboratory), time.monotonic()
+    answers = asyncio.run(send_batches(bench.url, bench.account, bodies, BATCH_CONNECTIONS))
+    accepted_seconds = time.monotonic() - started
+    wait_for_mails(bench.rehearsal, target)
+    seconds, after = time.monotonic() - started, bench.processes(**laboratory)
+    in_doubt = bench.at_rest()["in_doubt"]
+    note = "batches of 100 over 4 connections, SMTP laboratory"
+    return [
+        Measure("accepted", bench.messages / accepted_seconds, "1/s", note=note),
+        Measure("delivered", bench.messages / seconds, "1/s", 1600, ">=", note),
+        *integrity(bench, answers),
+        Measure("in doubt", in_doubt, "messages", 0, "<="),
+        *cpu(before, after, bench.messages, ""),
+        *(Measure(f"memory {name}", resident / 2**20, "MiB") for name, (_, resident) in after.items()),
     ]
-    total = 0.0
-    for name, (seconds, _) in after.items():
-        used = (seconds - before[name][0]) / count * 1e6
-        total += used
-        measures.append(measure(f"cpu {name}", used, "ms per 1,000 messages"))
-    measures.append(measure("cpu in all", total, "ms per 1,000 messages"))
-    measures += [measure(f"memory {name}", resident / 2**20, "MiB") for name, (_, resident) in after.items()]
-    return measures
+
+
+def singles(bench: Bench) -> list[Measure]:
+    """Single requests over 64 connections, through to delivery."""
+    count = bench.messages // 2
+    bodies = single_bodies(bench.items("single", count))
+    target = bench.rehearsal.recorded_count() + count
+    started = time.monotonic()
+    answers = asyncio.run(send_singles(bench.url, bench.account, bodies, SINGLE_CONNECTIONS))
+    wait_for_mails(bench.rehearsal, target)
+    seconds = time.monotonic() - started
+    bench.at_rest()
+    return [
+        Measure("delivered, singles", count / seconds, "1/s", 800, ">=", "one message a request, 64 connections"),
+        *latency("202, singles", answers.request_seconds),
+        *integrity(bench, answers, ", singles"),
+    ]
+
+
+def steady(bench: Bench, per_second: int) -> list[Measure]:
+    """Single messages at a steady pace: from the 202 to the provider's 250, and what is left of the machine."""
+    count = per_second * STEADY_SECONDS
+    bodies = single_bodies(bench.items(f"steady{per_second}x", count))
+    target = bench.rehearsal.recorded_count() + count
+    psutil.cpu_times_percent(None)
+    answers = asyncio.run(send_steadily(bench.url, bench.account, bodies, per_second, SINGLE_CONNECTIONS))
+    idle = psutil.cpu_times_percent(None).idle
+    wait_for_mails(bench.rehearsal, target)
+    handed = {mail.sha256: mail.time for mail in bench.rehearsal.recorded() if mail.accepted}
+    waits = [
+        max(0.0, handed[digest] - admitted) for digest, admitted in answers.admitted_at.items() if digest in handed
+    ]
+    bench.at_rest()
+    at = f"at {per_second}/s"
+    goals = {"99": 150.0} if per_second == 500 else {}
+    return [
+        *latency(f"accept to handed over {at}", waits, goals),
+        *latency(f"202 {at}", answers.request_seconds, goals),
+        Measure(f"idle {at}", idle, "% of the machine", 35 if per_second == 200 else None, ">="),
+        *integrity(bench, answers, f" {at}"),
+    ]
+
+
+def peers(bench: Bench, scratch: Path) -> list[Measure]:
+    """The same batches to smtp-sink, and, with PEER=postfix, mails of that size through a Postfix relay beside it."""
+    if program("smtp-sink") is None:
+        return []
+    bench.rehearsal.stop_laboratory()
+    try:
+        with Sink(bench.stack.port("smtp"), scratch) as sink:
+            measures = to_sink(bench, sink)
+            if os.environ.get("PEER") == "postfix":
+                with Postfix(scratch, bench.stack.port("smtp")) as relay:
+                    relay.relay(bench.messages // 10, sink)
+                    relayed = relay.relay(bench.messages // 4, sink)
+                ratio = measures[0].value / relayed.per_second
+                measures += [
+                    Measure("Postfix relay", relayed.per_second, "1/s", note="20 sessions, connections kept, no log"),
+                    Measure("ratio to Postfix", ratio, "times", 2.2, ">="),
+                    Measure("cpu Postfix", relayed.cpu_ms, CPU_UNIT, note="without its source and sink"),
+                ]
+            return measures
+    finally:
+        bench.rehearsal.start_laboratory()
+
+
+def to_sink(bench: Bench, sink: Sink) -> list[Measure]:
+    """Batches of 100, to smtp-sink."""
+    bodies = batch_bodies(bench.items("sink", bench.messages), BATCH)
+    target = sink.count() + bench.messages
+    before, started = bench.processes(sink=sink.pid), time.monotonic()
+    asyncio.run(send_batches(bench.url, bench.account, bodies, BATCH_CONNECTIONS))
+    sink.wait_for(target)
+    seconds, after = time.monotonic() - started, bench.processes(sink=sink.pid)
+    bench.at_rest()
+    surplus = sink.count() - target
+    return [
+        Measure("delivered, smtp-sink", bench.messages / seconds, "1/s", 1600, ">=", "batches of 100"),
+        Measure("lost, smtp-sink", max(0, -surplus), "messages", 0, "<="),
+        Measure("duplicates, smtp-sink", max(0, surplus), "messages", 0, "<="),
+        *cpu(before, after, bench.messages, ", smtp-sink"),
+    ]
+
+
+def growth(bench: Bench, sizes: list[int]) -> list[Measure]:
+    """What a message costs each process when the tables already hold that many messages."""
+
+    def spent() -> Mapping[str, float]:
+        before = bench.processes()
+        load = batch_bodies(bench.items(f"grown{bench.sent}x", bench.messages // 2), BATCH)
+        asyncio.run(send_batches(bench.url, bench.account, load, BATCH_CONNECTIONS))
+        bench.at_rest()
+        after = bench.processes()
+        return {name: (after[name][0] - before[name][0]) / (bench.messages // 2) * 1e6 for name in before}
+
+    return measure_growth(bench.stack, sizes, bench.sent, spent)
+
+
+def overload(bench: Bench, seconds: int) -> list[Measure]:
+    """More than the road carries for a long time: bulk is pushed back, single messages pass, memory stays flat."""
+    ends = time.monotonic() + seconds
+    first: Usage | None = None
+    pushed_back, singles_sent = 0, Answers()
+    round_number = 0
+    while time.monotonic() < ends:
+        round_number += 1
+        bodies = batch_bodies(bench.items(f"flood{round_number}x", bench.messages), BATCH)
+        one_by_one = single_bodies(bench.items(f"drop{round_number}x", 50))
+
+        async def both(bodies: list[bytes] = bodies, one_by_one: list[bytes] = one_by_one) -> tuple[Answers, Answers]:
+            return await asyncio.gather(
+                send_batches(bench.url, bench.account, bodies, 16),
+                send_steadily(bench.url, bench.account, one_by_one, 5, 4),
+            )
+
+        bulk, slow = asyncio.run(both())
+        pushed_back += bulk.pushed_back
+        singles_sent.pushed_back += slow.pushed_back
+        singles_sent.request_seconds += slow.request_seconds
+        first = first or bench.processes(laboratory=bench.rehearsal.laboratory_pid)
+    last = bench.processes(laboratory=bench.rehearsal.laboratory_pid)
+    bench.at_rest()
+    assert first is not None
+    return [
+        Measure("overload", seconds, "s", note=f"{bench.sent:,} messages in all"),
+        Measure("bulk requests pushed back", pushed_back, "requests", 1, ">="),
+        Measure("singles pushed back", singles_sent.pushed_back, "requests", 0, "<="),
+        *latency("202 of singles under overload", singles_sent.request_seconds),
+        *(
+            Measure(
+                f"growth of memory {name}", (last[name][1] - first[name][1]) / 2**20, "MiB", note="first round to last"
+            )
+            for name in first
+            if name != "load"
+        ),
+    ]
+
+
+def integrity(bench: Bench, answers: Answers, what: str = "") -> list[Measure]:
+    """Count what was admitted and not seen by the laboratory, or seen twice."""
+    time.sleep(0.2)
+    seen = Counter(mail.sha256 for mail in bench.rehearsal.recorded() if mail.accepted)
+    lost = sum(seen[digest] == 0 for digest in answers.admitted_at)
+    doubled = sum(seen[digest] > 1 for digest in answers.admitted_at)
+    return [
+        Measure(f"lost{what}", lost, "messages", 0, "<="),
+        Measure(f"duplicates{what}", doubled, "messages", 0, "<="),
+    ]
+
+
+def latency(name: str, seconds: list[float], goals: Mapping[str, float] | None = None) -> list[Measure]:
+    """Return p50, p95 and p99 in milliseconds."""
+    if len(seconds) < 2:
+        return []
+    cuts = quantiles(seconds, n=100, method="inclusive")
+    return [
+        Measure(f"{name} p{percent}", cuts[percent - 1] * MS, "ms", (goals or {}).get(str(percent)), "<=")
+        for percent in (50, 95, 99)
+    ]
+
+
+def cpu(before: Usage, after: Usage, messages: int, what: str) -> list[Measure]:
+    """Return what each process used for a thousand messages."""
+    used = {name: (after[name][0] - before[name][0]) / messages * 1e6 for name in after}
+    measures = [Measure(f"cpu {name}{what}", value, CPU_UNIT) for name, value in used.items()]
+    return [*measures, Measure(f"cpu in all{what}", sum(used.values()), CPU_UNIT)]
 
 
 def wait_for_mails(rehearsal: Rehearsal, mails: int) -> None:
@@ -113,76 +334,25 @@ def wait_for_mails(rehearsal: Rehearsal, mails: int) -> None:
     while rehearsal.recorded_count() < mails:
         if time.monotonic() > ends:
             return
-        time.sleep(0.1)
-
-
-def recipients(name: str, count: int) -> list[str]:
-    """Return addresses of which a fifth come again, as customers do."""
-    return [f"{name}{number % max(1, count * 4 // 5)}@kunden.example" for number in range(count)]
-
-
-def processes(stack: Stack, rehearsal: Rehearsal) -> dict[str, tuple[float, int]]:
-    """Return CPU seconds and resident bytes by process; a server's children count with it."""
-    pids = {one.name: one.pid for one in stack.status() if one.pid is not None}
-    pids |= {"laboratory": rehearsal.laboratory_pid, "load": os.getpid()}
-    return {name: usage(pid, children=name == "postgres") for name, pid in pids.items()}
+        time.sleep(0.05)
 
 
 def usage(pid: int, *, children: bool) -> tuple[float, int]:
     """Return CPU seconds and resident bytes of a process; with ended children where it is a server of processes."""
     process = psutil.Process(pid)
-    family = [process, *(process.children(recursive=True) if children else [])]
-    seconds, resident = 0.0, 0
-    for member in family:
+    times = process.cpu_times()
+    seconds, resident = times.user + times.system, process.memory_info().rss
+    if not children:
+        return seconds, resident
+    seconds += times.children_user + times.children_system
+    for member in process.children(recursive=True):
         try:
-            times = member.cpu_times()
-            seconds += times.user + times.system
-            resident += member.memory_info().rss if member is process or not children else member.memory_info().rss // 4
+            spent, memory = member.cpu_times(), member.memory_info()
         except psutil.NoSuchProcess:
             continue
-    ended = process.cpu_times()
-    return seconds + (ended.children_user + ended.children_system if children else 0.0), resident
-
-
-def measure(
-    name: str, value: float, unit: str, *, goal: float | None = None, comparison: str = ">=", note: str = ""
-) -> dict[str, Any]:
-    """Return one measure in the form that every bench uses."""
-    return {
-        "name": name,
-        "value": round(value, 2),
-        "unit": unit,
-        "goal": goal,
-        "comparison": comparison,
-        "note": note,
-    }
-
-
-def report(measures: list[dict[str, Any]], arguments: argparse.Namespace) -> None:
-    """Print the table, say which goals are missed, write the file."""
-    table = Table("measure", "value", "unit", "goal", title=f"The road, {arguments.messages} mails of 2 KB")
-    for one in measures:
-        goal = "" if one["goal"] is None else f"{one['comparison']} {one['goal']:g}"
-        table.add_row(one["name"], f"{one['value']:,}", one["unit"], goal)
-    console = Console()
-    console.print(table)
-    missed = [one["name"] for one in measures if one["goal"] is not None and not reached(one)]
-    console.print(f"missed: {', '.join(missed)}" if missed else "every goal is reached")
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-    machine = {
-        "cores": os.cpu_count(),
-        "cpu": platform.processor() or platform.machine(),
-        "python": sys.version.split()[0],
-    }
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(
-        json.dumps({"machine": machine, "commit": commit, "measures": measures}, indent=2) + "\n"
-    )
-
-
-def reached(one: dict[str, Any]) -> bool:
-    """Tell whether a measure reaches its goal."""
-    return bool(one["value"] >= one["goal"] if one["comparison"] == ">=" else one["value"] <= one["goal"])
+        seconds += spent.user + spent.system
+        resident += max(0, memory.rss - memory.shared)
+    return seconds, resident
 
 
 if __name__ == "__main__":

@@ -1,0 +1,92 @@
+"""Does a message become dearer as the tables grow? Rows of messages long gone are put beside the present ones.
+
+The rows are copies of a real message's under new ids, in ingestion, moderation and routing; old contents are cut to 600
+bytes, so that a million fit into a bench. The vault's growth is measured by its own bench.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+import asyncpg
+from report import Measure
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from waystation.stack.stack import Stack
+
+CHUNK = 50_000
+STAGES = ("ingestion", "moderation", "routing", "vault", "postgres", "kafka")
+# Columns that a copy has of its own; all others are those of the newest row.
+COPIES: Mapping[str, Mapping[str, Mapping[str, str]]] = {
+    "ingestion": {
+        "messages": {"id": "fresh.id", "idempotency_key": "sha256(fresh.id::text::bytea)"},
+        "message_steps": {"message_id": "fresh.id"},
+    },
+    "moderation": {"verdicts": {"message_id": "fresh.id"}},
+    "routing": {
+        "deliveries": {"message_id": "fresh.id"},
+        "attempts": {"message_id": "fresh.id"},
+        "contents": {"message_id": "fresh.id", "event": "substr(model.event, 1, 600)"},
+    },
+}
+
+
+def measure_growth(
+    stack: Stack, sizes: Sequence[int], present: int, spent: Callable[[], Mapping[str, float]]
+) -> list[Measure]:
+    """Return what a thousand messages cost each process at each size, and by how much the largest is dearer."""
+    measures: list[Measure] = []
+    costs: list[Mapping[str, float]] = []
+    for size in sorted(sizes):
+        if size > present:
+            asyncio.run(_fill(stack, size - present))
+            present = size
+            time.sleep(2.0)
+        cost = spent()
+        costs.append(cost)
+        measures += [Measure(f"cpu {name} at {size:,} rows", cost[name], "ms per 1,000 messages") for name in STAGES]
+    if len(costs) > 1:
+        for name in STAGES:
+            grown = (costs[-1][name] / costs[0][name] - 1) * 100
+            measures.append(Measure(f"growth {name}", grown, "%", 10, "<=", f"{min(sizes):,} to {max(sizes):,} rows"))
+    return measures
+
+
+async def _fill(stack: Stack, rows: int) -> None:
+    ids = await _new_ids(stack, rows)
+    for database, tables in COPIES.items():
+        connection = await asyncpg.connect(stack.dsn(database, "postgres"))
+        try:
+            for table, own in tables.items():
+                query = await _copying(connection, table, own)
+                for start in range(0, len(ids), CHUNK):
+                    await connection.execute(query, ids[start : start + CHUNK], timeout=600)
+                await connection.execute(f"VACUUM (ANALYZE) {table}", timeout=600)
+        finally:
+            await connection.close()
+
+
+async def _new_ids(stack: Stack, rows: int) -> list[str]:
+    connection = await asyncpg.connect(stack.dsn("ingestion", "postgres"))
+    try:
+        found = await connection.fetch("SELECT uuidv7()::text AS id FROM generate_series(1, $1::int)", rows)
+    finally:
+        await connection.close()
+    return [row["id"] for row in found]
+
+
+async def _copying(connection: asyncpg.Connection[asyncpg.Record], table: str, own: Mapping[str, str]) -> str:
+    """Return the statement that copies a table's first row under other ids."""
+    columns = await connection.fetch(
+        "SELECT attname FROM pg_attribute WHERE attrelid = $1::regclass AND attnum > 0 AND NOT attisdropped", table
+    )
+    names = [row["attname"] for row in columns]
+    values = ", ".join(own.get(name, f"model.{name}") for name in names)
+    return (
+        f"INSERT INTO {table} ({', '.join(names)}) SELECT {values} "  # noqa: S608  names from our own catalogue
+        f"FROM unnest($1::uuid[]) AS fresh (id), (SELECT * FROM {table} LIMIT 1) AS model"
+    )
