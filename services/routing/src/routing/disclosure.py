@@ -30,7 +30,7 @@ _SPENT = "spent"
 _WITHHELD = frozenset({"erased", "withdrawn", "suppressed", "restricted", "unknown-recipient", "bad-capsule"})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Ready:
     """A leased delivery with what the vault disclosed."""
 

@@ -104,6 +104,8 @@ def initial_state(
     *, action: str, rules: Sequence[str], standing: str, not_before: datetime, not_after: datetime, now: datetime
 ) -> tuple[DeliveryState, str]:
     """Return the state in which a delivery is planned, and why: what is final comes before what holds."""
+    if action == "allow" and standing not in {"blocked", "suspended"} and not_before <= now < not_after:
+        return DeliveryState.HANDING, "planned"
     found = f"{HELD_BY_SCREENING}: {', '.join(rules)}"
     cases = (
         (action == "block", DeliveryState.REFUSED, found),
@@ -111,8 +113,7 @@ def initial_state(
         (standing == "blocked", DeliveryState.WITHHELD, f"{HELD_BY_STANDING}: blocked"),
         (action != "allow", DeliveryState.HELD, found),
         (standing == "suspended", DeliveryState.HELD, f"{HELD_BY_STANDING}: suspended"),
-        (not_before > now, DeliveryState.PLANNED, "waits for its validity window"),
-        (True, DeliveryState.HANDING, "planned"),
+        (True, DeliveryState.PLANNED, "waits for its validity window"),
     )
     return next((state, reason) for applies, state, reason in cases if applies)
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 ROOM_WAIT_SECONDS = 2.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Verified:
     """A record whose instruction and verdict were verified here."""
 

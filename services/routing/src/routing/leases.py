@@ -27,16 +27,12 @@ class Leased:
     attempts: int
     sequence: int = 0
     calling: bool = False
+    message_id: str = field(init=False)
+    account_id: str = field(init=False)
 
-    @property
-    def message_id(self) -> str:
-        """The message's id."""
-        return self.instruction.instruction.message_id
-
-    @property
-    def account_id(self) -> str:
-        """The account's id."""
-        return self.instruction.instruction.account_id
+    def __post_init__(self) -> None:
+        self.message_id = self.instruction.instruction.message_id
+        self.account_id = self.instruction.instruction.account_id
 
 
 @dataclass(slots=True)

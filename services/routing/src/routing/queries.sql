@@ -1,5 +1,6 @@
--- Rows that are named by id are asked for by `lease_until IS NOT NULL`, which is `state = 'handing'` (the table says so):
--- asked for by state, they would be looked for among all leased rows, dead ones too, by the index of leases.
+-- Where few of the leased rows are named by id, they are asked for by `lease_until IS NOT NULL`, which is the same as
+-- `state = 'handing'` (the table says so): asked for by state, they would be looked for among all leased rows, dead ones
+-- too, by the index of leases. Renewing and releasing name nearly all of them: there that index is right.
 
 -- name: read_standings
 -- The standings of some accounts.
@@ -140,7 +141,7 @@ SELECT account_id, standing FROM standings WHERE account_id = ANY($1::text[]) OR
 -- Renew the leases that are held in memory, by id and epoch (rule renewIds).
 UPDATE deliveries d SET lease_until = now() + make_interval(secs => $3)
 FROM unnest($1::uuid[], $2::integer[]) AS h(message_id, epoch)
-WHERE d.message_id = ANY($1::uuid[]) AND d.message_id = h.message_id AND d.epoch = h.epoch AND d.lease_until IS NOT NULL
+WHERE d.message_id = ANY($1::uuid[]) AND d.message_id = h.message_id AND d.epoch = h.epoch AND d.state = 'handing'
 RETURNING d.message_id
 
 -- name: release_leases
@@ -148,7 +149,7 @@ RETURNING d.message_id
 UPDATE deliveries d SET state = 'planned', lease_until = NULL, due_at = now(), reason = 'released by a worker that stopped',
     changed_at = now()
 FROM unnest($1::uuid[], $2::integer[]) AS h(message_id, epoch)
-WHERE d.message_id = ANY($1::uuid[]) AND d.message_id = h.message_id AND d.epoch = h.epoch AND d.lease_until IS NOT NULL
+WHERE d.message_id = ANY($1::uuid[]) AND d.message_id = h.message_id AND d.epoch = h.epoch AND d.state = 'handing'
     AND NOT EXISTS (SELECT FROM attempts a WHERE a.message_id = d.message_id AND a.result = 'open')
 
 -- name: claimable

@@ -33,7 +33,7 @@ OUTCOMES_MAX = 128
 OUTCOMES_THAT_DO_NOT_WAIT = 64
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Called:
     """The outcome of one attempt, its reply sealed.
 

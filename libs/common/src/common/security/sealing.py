@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hmac
 import os
-from hashlib import sha256
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -46,7 +45,7 @@ def unseal(key: bytes, message_id: str, part: str, blob: bytes) -> bytes:
 
 def keyed_digest(key: bytes, part: str, data: bytes) -> str:
     """Return an HMAC-SHA-256 of data under a message key, hexadecimal: comparable only by who may open the message."""
-    return hmac.new(key, part.encode() + b"\x00" + data, sha256).hexdigest()
+    return hmac.digest(key, part.encode() + b"\x00" + data, "sha256").hex()
 
 
 def _associated(message_id: str, part: str) -> bytes:
