@@ -204,8 +204,7 @@ async def wait_until_served(url: str) -> None:
 
 def start_database(folder: Path) -> Stack:
     stack = Stack.open(folder)
-    stack._prepare()  # noqa: SLF001  the database alone, without Kafka
-    stack.start_postgres()
+    stack.up_postgres()
     migrations = Path(__file__).parents[1] / "services" / "vault" / "migrations"
     asyncio.run(migrate(stack.dsn("vault", "vault_owner"), migrations))
     return stack

@@ -159,7 +159,7 @@ def database_templates(stack):
             name = f"template_{service}_{uuid.uuid4().hex[:8]}"
             await as_superuser(stack, f"CREATE DATABASE {name} OWNER {service}_owner")
             await as_superuser(stack, f"GRANT CONNECT ON DATABASE {name} TO {service}")
-            await postgres._grant_inside(stack.dsn(name, SUPERUSER), service)
+            await postgres.grant_inside(stack.dsn(name, SUPERUSER), service)
             await migrate(stack.dsn(name, f"{service}_owner"), checkout_folder() / "services" / service / "migrations")
             made[service] = name
         return made[service]

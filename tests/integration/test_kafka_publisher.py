@@ -182,7 +182,7 @@ async def test_kafka_that_hangs_ends_a_publish_in_time_and_what_was_given_up_nev
 ):
     topic = fresh_topic(partitions=1)
     await publisher.publish(numbers(topic, [0]))
-    with stopped_kafka(stack):
+    with stack.frozen("kafka"):
         started = asyncio.get_running_loop().time()
         with pytest.raises(PublishError, match="TimeoutError"):
             await publisher.publish(numbers(topic, [1], people=1))
@@ -207,14 +207,3 @@ def first_sightings_are_ordered(records):
         seen.add(number)
         highest[record.key] = max(number, highest.get(record.key, -1))
     return True
-
-
-@contextlib.contextmanager
-def stopped_kafka(stack):
-    """SIGSTOP: connections stay open and nothing answers."""
-    process = stack._registry.running("kafka").process()
-    process.suspend()
-    try:
-        yield
-    finally:
-        process.resume()

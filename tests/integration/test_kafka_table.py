@@ -112,15 +112,11 @@ async def test_a_broker_that_hangs_makes_the_reader_stale_and_one_that_answers_a
     await publisher.publish(numbers(topic, range(5)))
     reader, applied, _ = await reading()
     await until(lambda: reader.fresh)
-    process = stack._registry.running("kafka").process()
-    process.suspend()
-    try:
+    with stack.frozen("kafka"):
         suspended = time.monotonic()
         await until(lambda: not reader.fresh, 5)
         assert time.monotonic() - suspended < STALE_SECONDS + 0.7
         await asyncio.sleep(1)
         assert not reader.fresh
-    finally:
-        process.resume()
     await publisher.publish(numbers(topic, [5]))
     await until(lambda: reader.fresh and 5 in applied, 10)

@@ -59,7 +59,7 @@ def roles():
 async def connected(stack, database, role, password=None):
     address = stack.dsn(database, role)
     if password is not None:
-        address = address.replace(stack._passwords().postgres[role], password)
+        address = address.replace(stack.passwords().postgres[role], password)
     return await asyncpg.connect(address, timeout=10)
 
 

@@ -51,8 +51,7 @@ PROCESSORS = [
 def database(tmp_path_factory):
     """A PostgreSQL with the vault's database: connection strings of the owner and of the runtime role."""
     stack = Stack.open(tmp_path_factory.mktemp("vault-stack") / "stack")
-    stack._prepare()
-    stack.start_postgres()
+    stack.up_postgres()
     try:
         asyncio.run(migrate(stack.dsn("vault", "vault_owner"), MIGRATIONS))
         yield SimpleNamespace(runtime=stack.dsn("vault"), owner=stack.dsn("vault", "vault_owner"))

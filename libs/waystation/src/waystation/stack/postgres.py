@@ -32,9 +32,9 @@ ROOT_STAND_IN = "nobody"
 INITDB_TIMEOUT_SECONDS = 120
 CONNECTIONS_MAX = 200
 STOP_SIGNALS = ((signal.SIGINT, 20.0), (signal.SIGQUIT, 5.0))
+LOCAL_SETTINGS = {"listen_addresses": HOST, "unix_socket_directories": ""}
+INITDB_OPTIONS = ("--encoding=UTF8", "--locale-provider=builtin", "--locale=C.UTF-8")
 SETTINGS = {
-    "listen_addresses": HOST,
-    "unix_socket_directories": "",
     "max_connections": str(CONNECTIONS_MAX),
     "timezone": "UTC",
     "log_timezone": "UTC",
@@ -61,9 +61,9 @@ def data_folder(layout: Layout) -> Path:
     return layout.postgres / "data"
 
 
-def dsn(port: int, database: str, role: str, password: str) -> str:
-    """A connection string."""
-    return f"postgresql://{role}:{password}@{HOST}:{port}/{database}"
+def dsn(server: str, database: str, role: str, password: str) -> str:
+    """A connection string; `server` is `host:port`."""
+    return f"postgresql://{role}:{password}@{server}/{database}"
 
 
 def initialize(layout: Layout, password: str) -> None:
@@ -97,9 +97,7 @@ def _initdb(layout: Layout, draft: Path, secret: Path, account: int | None) -> N
         f"--username={SUPERUSER}",
         f"--pwfile={secret}",
         "--auth=scram-sha-256",
-        "--encoding=UTF8",
-        "--locale-provider=builtin",
-        "--locale=C.UTF-8",
+        *INITDB_OPTIONS,
     ]
     with layout.log("postgres").open("ab") as log:
         result = subprocess.run(  # noqa: S603
@@ -120,7 +118,7 @@ def _initdb(layout: Layout, draft: Path, secret: Path, account: int | None) -> N
 def start_command(layout: Layout, port: int) -> Command:
     """How to start the server."""
     account = _account()
-    settings = [part for name, value in SETTINGS.items() for part in ("-c", f"{name}={value}")]
+    settings = server_options({**LOCAL_SETTINGS, **SETTINGS})
     data = str(data_folder(layout))
     passage = _passage(layout, account)
     return Command(
@@ -130,6 +128,11 @@ def start_command(layout: Layout, port: int) -> Command:
         folder=layout.postgres,
         user=None if passage else account,
     )
+
+
+def server_options(settings: Mapping[str, str]) -> list[str]:
+    """Settings as arguments of the server's program."""
+    return [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
 
 
 def clear_remains(layout: Layout, timeout_seconds: float = 10.0) -> None:
@@ -170,10 +173,20 @@ async def is_ready(address: str) -> bool:
     return True
 
 
-async def provision(port: int, passwords: Mapping[str, str]) -> None:
-    """One database, owner role and runtime role per service, with rights nowhere else; repeatable."""
+async def provision(server: str, passwords: Mapping[str, str]) -> None:
+    """One database, owner role and runtime role per service, with rights nowhere else; repeatable.
+
+    Raises:
+        CommandError: the server was made with another superuser's password.
+    """
     root = passwords[SUPERUSER]
-    connection = await asyncpg.connect(dsn(port, "postgres", SUPERUSER, root))
+    try:
+        connection = await asyncpg.connect(dsn(server, "postgres", SUPERUSER, root))
+    except asyncpg.InvalidPasswordError as error:
+        raise CommandError(
+            f"PostgreSQL at {server} refuses the superuser's password: its data were made with other secrets",
+            "bring back the secrets that belong to the data, or remove both (down --wipe)",
+        ) from error
     try:
         for database in ("postgres", "template1"):
             await connection.execute(f"REVOKE ALL ON DATABASE {database} FROM PUBLIC")
@@ -188,7 +201,7 @@ async def provision(port: int, passwords: Mapping[str, str]) -> None:
     finally:
         await connection.close()
     for service in SERVICES:
-        await _grant_inside(dsn(port, service, SUPERUSER, root), service)
+        await grant_inside(dsn(server, service, SUPERUSER, root), service)
 
 
 async def _ensure_role(connection: asyncpg.Connection[asyncpg.Record], role: str, passwords: Mapping[str, str]) -> None:
@@ -198,7 +211,7 @@ async def _ensure_role(connection: asyncpg.Connection[asyncpg.Record], role: str
     await connection.execute(f"CREATE ROLE {role} {attributes} PASSWORD '{passwords[role]}'")
 
 
-async def _grant_inside(address: str, service: str) -> None:
+async def grant_inside(address: str, service: str) -> None:
     """The runtime role may read and write the rows of what its owner makes, and change nothing else."""
     connection = await asyncpg.connect(address)
     whatever_the_owner_makes = f"ALTER DEFAULT PRIVILEGES FOR ROLE {service}_owner IN SCHEMA public GRANT"

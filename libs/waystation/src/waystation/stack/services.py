@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from waystation.stack import credentials, postgres
-from waystation.stack.layout import HOST, SMTP_PORT, Layout, StackState, checkout_folder
+from waystation.stack.layout import HOST, SMTP_PORT, Layout, StackState, checkout_folder, port_name, process_name
 from waystation.stack.processes import Command
 
 if TYPE_CHECKING:
@@ -19,16 +19,6 @@ if TYPE_CHECKING:
 PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR", "PYTHONDEVMODE")
 STOP_SIGNALS = ((signal.SIGTERM, 30.0),)
 VAULT_CALLERS = ("ingestion", "moderation", "routing")
-
-
-def process_name(service: str, instance: int = 1) -> str:
-    """A process of a service: `routing-1`. Also its static group member id."""
-    return f"{service}-{instance}"
-
-
-def port_name(service: str, instance: int = 1) -> str:
-    """The name of its HTTP port in `stack.json`."""
-    return service if instance == 1 else process_name(service, instance)
 
 
 def marker(layout: Layout, name: str) -> str:
@@ -68,7 +58,9 @@ def _common(layout: Layout, state: StackState, passwords: Passwords, service: st
         "KAFKA_BOOTSTRAP": f"{HOST}:{state.ports['kafka']}",
         "KAFKA_USERNAME": service,
         "KAFKA_PASSWORD": passwords.kafka[service],
-        "POSTGRES_DSN": postgres.dsn(state.ports["postgres"], service, service, passwords.postgres[service]),
+        "POSTGRES_DSN": postgres.dsn(
+            f"{HOST}:{state.ports['postgres']}", service, service, passwords.postgres[service]
+        ),
         "HTTP_HOST": HOST,
         "HTTP_PORT": str(state.ports[port_name(service, instance)]),
         "INSTANCE": process_name(service, instance),
