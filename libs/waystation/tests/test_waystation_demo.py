@@ -19,7 +19,7 @@ from waystation.demo.checks import (
     is_kept,
 )
 from waystation.demo.messages import VERDICT_LEADS_TO, DemoMessage, load_script, read_script
-from waystation.demo.road import clear_home
+from waystation.demo.stage import LocalStage
 from waystation.errors import CommandError
 from waystation.laboratory import RecordedMail, find_fault
 from waystation.ledger import Balance, Ledger, total
@@ -265,7 +265,7 @@ def test_a_shortened_subject_fits_its_column(text):
 def test_a_folder_that_is_not_an_earlier_demos_is_never_wiped(tmp_path):
     (tmp_path / "logs").mkdir()
     with pytest.raises(CommandError, match="not an earlier demo"):
-        clear_home(Stack.open(tmp_path))
+        LocalStage(Stack.open(tmp_path)).clear()
     assert (tmp_path / "logs").is_dir()
 
 
@@ -273,6 +273,6 @@ def test_an_earlier_demo_is_wiped(tmp_path):
     for name in ("laboratory", "logs"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "left").write_text("over")
-    clear_home(Stack.open(tmp_path))
+    LocalStage(Stack.open(tmp_path)).clear()
     assert [path.name for path in tmp_path.iterdir()] == ["laboratory"]
     assert list((tmp_path / "laboratory").iterdir()) == []

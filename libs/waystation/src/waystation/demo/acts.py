@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from waystation import ledger, trace
 from waystation.demo import road as roads
 from waystation.demo.checks import FAULTS_SHOWN_MAX, Check, all_checks, is_kept
+from waystation.demo.stage import LEASE_SECONDS
 from waystation.errors import CommandError
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def kill_in_the_middle(play: Play) -> None:
     slow = {one.digest for one in first if one.message.recipient.startswith("slow-")}
     roads.wait_for(lambda: slow <= {mail.sha256 for mail in road.recorded()}, "the slow server has read all its mails")
     roads.wait_for(lambda: road.in_flight() <= len(slow), "only the slow server has not answered yet")
-    road.stack.kill_service("routing")
+    road.stage.stack.kill_service("routing")
     taken = {mail.sha256 for mail in road.recorded()} & {one.digest for one in first}
     story.say(
         f"{len(first)} newsletters are on their way. The provider has {len(taken)} of them, of which {len(slow)} are"
@@ -124,11 +125,12 @@ def kill_in_the_middle(play: Play) -> None:
     second, _ = road.send(play.script.wave("meanwhile"))
     story.say(f"The door does not notice: {len(second)} more messages are admitted and screened, and wait in Kafka.")
     begun = time.monotonic()
-    ready_seconds = roads.restart_routing(road.stack)
+    road.stage.restart_routing()
+    ready_seconds = time.monotonic() - begun
     read = road.wait_until_at_rest()
     story.say(
         f"Routing is started again, ready after {ready_seconds:.1f} s; after {time.monotonic() - begun:.1f} s every"
-        f" message rests (a dead worker's leases end after {roads.LEASE_SECONDS} s). Admitted so far:"
+        f" message rests (a dead worker's leases end after {LEASE_SECONDS} s). Admitted so far:"
         f" {read.total.admitted}, accounted for: {read.total.admitted + read.total.difference}."
     )
     both = [*first, *second]
@@ -199,7 +201,7 @@ def _file_complaint(road: Road, account_id: str, message_id: str) -> dict[str, A
         "origin": "recipient",
         "message_id": message_id,
     }
-    answer = road.http.post(f"{road.stack.url('enforcement')}/v1/complaints", json=body)
+    answer = road.http.post(f"{road.stage.stack.url('enforcement')}/v1/complaints", json=body)
     if not answer.is_success:
         raise CommandError(f"the complaint was refused ({answer.status_code}): {answer.text[:300]}")
     receipt: dict[str, Any] = answer.json()

@@ -13,21 +13,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 import httpx
 import typer
 
-from waystation.demo import road as roads
 from waystation.demo.acts import ACTS, Play, reckoning
 from waystation.demo.messages import load_script
 from waystation.demo.road import Road
+from waystation.demo.stage import DOCKER_PROJECT, DockerStage, LocalStage
 from waystation.demo.story import Story
 from waystation.ledger import as_document
 from waystation.operator import ServiceClient
 from waystation.output import JsonFlag, Output
 from waystation.stack import Stack, default_home
+from waystation.stack.compose import PORTS, ComposeStack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
 
     from waystation.demo.acts import Result
+    from waystation.demo.stage import Stage
 
 HTTP_TIMEOUT_SECONDS = 30.0
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -40,34 +42,41 @@ DemoHome = Annotated[
 
 def demo(
     keep: Annotated[bool, typer.Option("--keep", help="Leave everything running, to look around.")] = False,
+    docker: Annotated[bool, typer.Option("--docker", help="Everything in containers, by docker compose.")] = False,
     home: DemoHome = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Watch a hundred messages go down the whole road while things go wrong; exit status 1 when a check fails."""
     story = Story(silent=as_json)
-    stack = Stack.open(home or default_home() / "demo", report=story)
+    stage = (
+        _docker_stage(home, story) if docker else LocalStage(Stack.open(home or default_home() / "demo", report=story))
+    )
     with _interruptible():
-        roads.clear_home(stack)
+        stage.clear()
         begun = time.monotonic()
-        with _everything_down_afterwards(stack, story, keep=keep):
-            play, result = _play(stack, story)
+        with _everything_down_afterwards(stage, story, keep=keep):
+            play, result = _play(stage, story)
             seconds = time.monotonic() - begun
             _verdict_on_itself(story, result, seconds)
             Output(as_json).show(_document(play, result, seconds), lambda: "") if as_json else None
             if keep:
-                _ways_to_look_around(story, stack, play)
+                _ways_to_look_around(story, stage, play)
     if not all(check.holds for check in result.checks):
         raise typer.Exit(1)
 
 
-def _play(stack: Stack, story: Story) -> tuple[Play, Result]:
+def _docker_stage(home: Path | None, story: Story) -> DockerStage:
+    place = home or default_home() / "demo-docker"
+    free = dict.fromkeys(PORTS, 0)
+    return DockerStage(ComposeStack.open(place, project=DOCKER_PROJECT, ports=free, report=story))
+
+
+def _play(stage: Stage, story: Story) -> tuple[Play, Result]:
     story.act("A stack of its own: Kafka, PostgreSQL, five services, an SMTP server that misbehaves on demand")
-    stack.up_infra()
-    roads.start_laboratory(stack)
-    roads.start_services(stack)
-    story.say(f"Everything runs in {stack.layout.home}; nothing of it listens beyond this machine.")
-    with ServiceClient(stack) as operator, httpx.Client(timeout=HTTP_TIMEOUT_SECONDS, trust_env=False) as http:
-        play = Play(Road(stack, operator, http), load_script(), story)
+    stage.build()
+    story.say(f"Everything runs for {stage.stack.layout.home}; nothing of it listens beyond this machine.")
+    with ServiceClient(stage.stack) as operator, httpx.Client(timeout=HTTP_TIMEOUT_SECONDS, trust_env=False) as http:
+        play = Play(Road(stage, operator, http), load_script(), story)
         for act in ACTS:
             act(play)
         return play, reckoning(play)
@@ -81,19 +90,20 @@ def _verdict_on_itself(story: Story, result: Result, seconds: float) -> None:
         story.say(f"Nothing lost, nothing twice, nothing altered. {seconds:.0f} s from the empty folder to here.")
 
 
-def _ways_to_look_around(story: Story, stack: Stack, play: Play) -> None:
-    program, home = sys.argv[0], f"--home {stack.layout.home}"
+def _ways_to_look_around(story: Story, stage: Stage, play: Play) -> None:
+    program, home = sys.argv[0], f"--home {stage.stack.layout.home}"
+    status, logs, down = stage.ways_to_look(program)
     story.act("Everything is left running")
     for command in (
-        f"{program} status {home}",
+        status,
         f"{program} ledger {home}",
         f"{program} doubt list {home}",
         f"{program} trace {play.road.sent[0].id} {home}",
-        f"{program} logs routing {home}",
-        f"{program} down --wipe {home}",
+        logs,
+        down,
     ):
         story.ask(command)
-    story.say(f"What the SMTP server has seen, a line of JSON a mail: {roads.record_folder(stack)}/mails.jsonl")
+    story.say(f"What the SMTP server has seen, a line of JSON a mail: {stage.record}/mails.jsonl")
 
 
 def _document(play: Play, result: Result, seconds: float) -> dict[str, Any]:
@@ -119,24 +129,24 @@ def _document(play: Play, result: Result, seconds: float) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _everything_down_afterwards(stack: Stack, story: Story, *, keep: bool) -> Iterator[None]:
+def _everything_down_afterwards(stage: Stage, story: Story, *, keep: bool) -> Iterator[None]:
     """Take the stack down at the end, on an error and on Ctrl-C; with `keep`, only on those."""
     try:
         yield
     except BaseException:
-        _take_down(stack, story)
+        _take_down(stage, story)
         raise
     if not keep:
-        _take_down(stack, story)
+        _take_down(stage, story)
 
 
-def _take_down(stack: Stack, story: Story) -> None:
+def _take_down(stage: Stage, story: Story) -> None:
     for number in ENDING_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     story.say("")
-    roads.take_down(stack)
+    stage.take_down()
     story.say(
-        f"Everything is down. Logs and the laboratory's record stay in {stack.layout.home} until the next demo."
+        f"Everything is down. Logs and the laboratory's record stay in {stage.stack.layout.home} until the next demo."
         " To look around while it runs: waystation demo --keep"
     )
 

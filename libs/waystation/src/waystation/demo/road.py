@@ -1,10 +1,7 @@
-"""What the demo plays on: a stack of its own, the SMTP laboratory beside it, and the doors of the five services."""
+"""The road as the demo drives it: accounts, messages and what became of them, through the services' own doors."""
 
 from __future__ import annotations
 
-import os
-import sys
-import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -14,24 +11,16 @@ from waystation import ledger
 from waystation.demo.checks import Fate, Sent
 from waystation.errors import CommandError
 from waystation.laboratory import read_record
-from waystation.stack import HOST, SERVICES, Stack, checkout_folder
-from waystation.stack.processes import Command, Registry, spawn, wait_until
+from waystation.stack.processes import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
-    from pathlib import Path
 
     from waystation.demo.messages import Business, DemoMessage
+    from waystation.demo.stage import Stage
     from waystation.laboratory import RecordedMail
     from waystation.operator import ServiceClient
 
-LABORATORY = "laboratory"
-LEASE_SECONDS = 4
-ROUTING_ENVIRONMENT = {
-    "ROUTING_LEASE_SECONDS": str(LEASE_SECONDS),
-    "ROUTING_LEASE_MARGIN_SECONDS": "1",
-    "ROUTING_RETRY_SECONDS_FIRST": "0.5",
-}
 POLL_SECONDS = 0.1
 PATIENCE_SECONDS = 45.0
 
@@ -47,9 +36,9 @@ class Account:
 
 @dataclass(slots=True)
 class Road:
-    """The demo's stack, and what it has sent so far."""
+    """The demo's stage, and what it has sent so far."""
 
-    stack: Stack
+    stage: Stage
     operator: ServiceClient
     http: httpx.Client
     accounts: dict[str, Account] = field(default_factory=dict)
@@ -83,7 +72,7 @@ class Road:
             return []
         body = {"items": [message.item for message in messages]}
         headers = {"authorization": f"Bearer {account.api_key}"}
-        answer = self.http.post(f"{self.stack.url('ingestion')}/v1/messages:batch", json=body, headers=headers)
+        answer = self.http.post(f"{self.stage.stack.url('ingestion')}/v1/messages:batch", json=body, headers=headers)
         if answer.status_code != httpx.codes.OK:
             raise CommandError(f"the door refused a batch ({answer.status_code}): {answer.text[:300]}")
         items: list[dict[str, Any]] = answer.json()["items"]
@@ -104,7 +93,7 @@ class Road:
 
     def recorded(self) -> list[RecordedMail]:
         """Return what the laboratory has seen."""
-        return read_record(record_folder(self.stack))
+        return read_record(self.stage.record)
 
     def in_flight(self) -> int:
         """Return how many messages are on the road now."""
@@ -135,67 +124,3 @@ def wait_for(condition: Callable[[], bool], what: str) -> None:
         raise CommandError(
             f"waited {PATIENCE_SECONDS:.0f} s in vain until {what}", "the logs tell more: waystation logs"
         )
-
-
-# The stack
-
-
-def record_folder(stack: Stack) -> Path:
-    """Where the laboratory keeps what it sees; its presence marks a home as the demo's."""
-    return stack.layout.home / LABORATORY
-
-
-def clear_home(stack: Stack) -> None:
-    """Make an empty home; what an earlier demo left, running or not, goes.
-
-    Raises:
-        CommandError: the folder holds something else than an earlier demo.
-    """
-    home = stack.layout.home
-    if home.exists() and any(home.iterdir()) and not record_folder(stack).is_dir():
-        raise CommandError(
-            f"{home} holds something that is not an earlier demo; the demo begins by wiping its folder",
-            "name another one: waystation demo --home FOLDER",
-        )
-    take_down(stack)
-    stack.down(wipe=True)
-    for path in record_folder(stack).glob("*"):
-        path.unlink()
-    record_folder(stack).mkdir(parents=True, exist_ok=True)
-
-
-def start_laboratory(stack: Stack) -> None:
-    """Start the SMTP laboratory on the stack's SMTP port, as one of the stack's processes."""
-    mark, port_file = _laboratory_mark(stack), record_folder(stack) / "port"
-    listen = ["--port", str(stack.port("smtp")), "--record", str(record_folder(stack)), "--port-file", str(port_file)]
-    arguments = [sys.executable, "-X", mark, "-m", "waystation.laboratory", *listen]
-    command = Command(arguments, mark, dict(os.environ), checkout_folder())
-    Registry(stack.layout.run).write(spawn(LABORATORY, command, stack.layout.log(LABORATORY)))
-    wait_for(port_file.exists, f"the SMTP laboratory listens on {HOST}:{stack.port('smtp')}")
-
-
-def start_services(stack: Stack) -> None:
-    """Start all five at once, wait until each is ready."""
-    for service in SERVICES:
-        environment = ROUTING_ENVIRONMENT if service == "routing" else {}
-        stack.start_service(service, extra_env=environment, wait=False)
-    for service in SERVICES:
-        stack.wait_ready(service)
-
-
-def restart_routing(stack: Stack) -> float:
-    """Start routing again; return the seconds until it was ready."""
-    begun = time.monotonic()
-    stack.start_service("routing", extra_env=ROUTING_ENVIRONMENT)
-    return time.monotonic() - begun
-
-
-def take_down(stack: Stack) -> None:
-    """Stop everything, the laboratory too, also where the command that started it was killed."""
-    if stack.layout.run.is_dir():
-        Registry(stack.layout.run).adopt({_laboratory_mark(stack): LABORATORY})
-    stack.down()
-
-
-def _laboratory_mark(stack: Stack) -> str:
-    return f"waystation={stack.layout.home}/{LABORATORY}"
