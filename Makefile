@@ -21,7 +21,7 @@ DEPTRY := --ignore DEP002 --package-module-name-map waystation-common=common,pyj
 EMPTY_IS_FINE := || [ $$? -eq 5 ]
 
 .NOTPARALLEL:
-.PHONY: help install fmt lint types arch contracts test test-unit test-integration check up down demo bench chaos migrate clean train eval need-data
+.PHONY: help install fmt lint types arch contracts test test-unit test-integration check up down up-docker down-docker demo bench chaos migrate clean train eval need-data
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-18s%s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -77,6 +77,12 @@ up: install ## start the local stack and the services
 
 down: install ## stop them
 	$(BIN)/waystation down
+
+up-docker: install ## the same system in containers, by docker compose (COMPOSE_PROFILES=laboratory adds the SMTP laboratory)
+	$(BIN)/waystation up --docker
+
+down-docker: install ## stop and remove the containers; volumes stay
+	$(BIN)/waystation down --docker
 
 migrate: install ## apply new migrations to the running stack
 	$(BIN)/waystation migrate

@@ -15,7 +15,7 @@ from waystation.errors import CommandError
 from waystation.stack import ports
 from waystation.stack.credentials import ensure_keys, ensure_passwords
 from waystation.stack.java import parse_major_version
-from waystation.stack.kafka import write_configuration
+from waystation.stack.kafka import Node, local_listeners, write_configuration
 from waystation.stack.layout import PORT_NAMES, SERVICES, Layout, StackState, write_atomically
 from waystation.stack.processes import Command, ProcessRecord, Registry, signal_and_wait, spawn, stop
 from waystation.stack.services import service_environment
@@ -169,7 +169,8 @@ def test_a_service_is_told_its_own_settings_and_nobody_elses(layout, service, mo
 
 def test_brokers_mechanisms_are_set_per_listener_never_globally(layout):
     """A global `sasl.enabled.mechanisms` keeps the controller listener from starting."""
-    path = write_configuration(layout, STATE, ensure_passwords(layout).kafka)
+    node = Node(local_listeners(STATE.ports, "127.0.0.1"), "/data")
+    path = write_configuration(layout.kafka / "server.properties", node, ensure_passwords(layout).kafka)
     settings = dict(line.split("=", 1) for line in path.read_text().splitlines())
     assert "sasl.enabled.mechanisms" not in settings
     assert settings["listener.name.controller.sasl.enabled.mechanisms"] == "PLAIN"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import typer
 
 from waystation import accounts, complaints, doubt, kafka_tools, ledger, send, trace
@@ -47,4 +49,6 @@ app.add_typer(provision_commands.app, name="provision")
 
 def main() -> None:
     """Run the command."""
+    # Containers that a command starts outlive it, as its processes do: testcontainers' reaper would end them.
+    os.environ.setdefault("TESTCONTAINERS_RYUK_DISABLED", "true")
     run(app)

@@ -12,8 +12,9 @@ import typer
 
 from waystation.errors import CommandError
 from waystation.output import ConsoleReport, HomeOption, JsonFlag, Output, table
-from waystation.stack import ComponentStatus, Stack
+from waystation.stack import ComponentStatus, Layout, Stack, StackState, default_home
 from waystation.stack import ports as stack_ports
+from waystation.stack.compose import ComposeStack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,15 +26,26 @@ PortOption = Annotated[
     typer.Option("--port", help="NAME=NUMBER or NAME=auto, repeatable; also WAYSTATION_PORTS, by commas."),
 ]
 
+DockerFlag = Annotated[
+    bool, typer.Option("--docker", help="The stack in containers (docker compose); its folder is .waystation/docker.")
+]
+
 
 def up(
     infra: Annotated[bool, typer.Option("--infra", help="Only Kafka and PostgreSQL, topics, databases.")] = False,
     port: PortOption = None,
+    docker: DockerFlag = False,
     home: HomeOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Start Kafka, PostgreSQL and the five services; what runs already is left alone."""
     output = Output(as_json)
+    composed = _composed(home, docker=docker, silent=as_json)
+    if composed is not None:
+        composed.up(["topics", "databases"] if infra else [])
+        output.say(f"the containers of {composed.project} are up; {composed.layout.home} has what the command needs")
+        _show_status(composed, output)
+        return
     given = port or [pair for pair in os.environ.get("WAYSTATION_PORTS", "").split(",") if pair]
     stack = Stack.open(home, ports=stack_ports.parse(given), report=ConsoleReport(silent=as_json))
     started = stack.up_infra() if infra else stack.up()
@@ -43,20 +55,21 @@ def up(
 
 def down(
     wipe: Annotated[bool, typer.Option("--wipe", help="Delete data, keys and logs too.")] = False,
+    docker: DockerFlag = False,
     home: HomeOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Stop everything that this stack started; its data stays unless --wipe is given."""
-    stack = Stack.open(home, report=ConsoleReport(silent=as_json))
+    stack = _composed(home, docker=docker, silent=as_json) or _local(home, silent=as_json)
     stopped = stack.down(wipe=wipe)
     what = f"stopped {', '.join(stopped)}" if stopped else "nothing was running"
     removed = f", {stack.layout.home} wiped" if wipe else ""
     Output(as_json).show({"stopped": stopped, "wiped": wipe}, lambda: what + removed)
 
 
-def status(home: HomeOption = None, as_json: JsonFlag = False) -> None:
+def status(docker: DockerFlag = False, home: HomeOption = None, as_json: JsonFlag = False) -> None:
     """Show what runs and where; exit status 3 when something does not."""
-    stack = Stack.open(home)
+    stack = _composed(home, docker=docker) or _local(home)
     components = _show_status(stack, Output(as_json))
     if any(component.state != "running" for component in components):
         raise typer.Exit(3)
@@ -66,11 +79,15 @@ def logs(
     service: Annotated[str | None, typer.Argument(help="kafka, postgres, routing, routing-2 ...")] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as lines arrive.")] = False,
     lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="How many of the last lines.")] = 100,
+    docker: DockerFlag = False,
     home: HomeOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Show the last lines of the logs, of one process or of all."""
-    stack = Stack.open(home)
+    composed = _composed(home, docker=docker)
+    if composed is not None:
+        raise typer.Exit(composed.logs(service, lines, follow=follow))
+    stack = _local(home)
     files = _log_files(stack, service)
     output = Output(as_json)
     last = [(path, line) for path in files for line in _last_lines(path, lines)]
@@ -89,7 +106,19 @@ def migrate(home: HomeOption = None, as_json: JsonFlag = False) -> None:
     Output(as_json).show(applied, lambda: table(("service", "applied"), rows) if rows else "nothing to apply")
 
 
-def _show_status(stack: Stack, output: Output) -> list[ComponentStatus]:
+def _composed(home: Path | None, *, docker: bool, silent: bool = True) -> ComposeStack | None:
+    """The stack in containers when it is asked for, or when the folder belongs to one; else None."""
+    state = None if docker else StackState.load(Layout(home or default_home()).state)
+    if not docker and (state is None or state.kind != "compose"):
+        return None
+    return ComposeStack.open(home, report=ConsoleReport(silent=silent))
+
+
+def _local(home: Path | None, *, silent: bool = True) -> Stack:
+    return Stack.open(home, report=ConsoleReport(silent=silent))
+
+
+def _show_status(stack: Stack | ComposeStack, output: Output) -> list[ComponentStatus]:
     components = stack.status()
     rows = [(part.name, part.state, part.pid, part.url) for part in components]
     answer = {"home": stack.layout.home, "components": components}

@@ -137,7 +137,7 @@ class ContainerInfrastructure:
         container = DockerContainer(KAFKA_IMAGE).with_volume_mapping(settings, KAFKA_SETTINGS, "ro")
         container.with_env("CLUSTER_ID", self._stack.state.cluster_id)
         container.with_env("KAFKA_HEAP_OPTS", " ".join(kafka.HEAP_OPTIONS))
-        container.with_env("KAFKA_JVM_PERFORMANCE_OPTS", " ".join(kafka.PERFORMANCE_OPTIONS))
+        container.with_env("KAFKA_JVM_PERFORMANCE_OPTS", " ".join(kafka.SHORT_LIVED))
         return _published(
             container, {self._stack.port(one): self._stack.port(one) for one in (KAFKA, "kafka-internal")}
         )

@@ -256,6 +256,8 @@ class Stack(StackAddresses):
         return LocalInfrastructure(self, self._supervisor)
 
     def _prepare(self) -> None:
+        if self._kind == "compose":
+            raise CommandError(f"{self.layout.home} belongs to a stack in containers", "waystation up --docker")
         layout = self.layout
         for folder in (layout.logs, layout.run, layout.journals, layout.trusted, layout.kafka):
             folder.mkdir(parents=True, exist_ok=True)
