@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import re
 import shutil
 import subprocess
@@ -22,7 +23,7 @@ PARTS = COMPOSE["services"]
 OWN_IMAGES = (*SERVICES, "secrets", "topics", "databases", "laboratory")
 DOCKERFILES = {name: CHECKOUT / "services" / name / "Dockerfile" for name in SERVICES}
 TOOL = CHECKOUT / "libs" / "waystation" / "Dockerfile"
-PINNED = re.compile(r"[a-z0-9./-]+:(\d+(\.\d+)*[\w.-]*)")
+PINNED = re.compile(r"[a-z0-9./-]+:(v?\d+(\.\d+)*[\w.-]*)")
 every_service = pytest.mark.parametrize("service", SERVICES)
 
 
@@ -197,7 +198,7 @@ def test_an_image_is_built_in_stages_from_pinned_images_and_runs_as_nobody_speci
     last = lines[max(number for number, line in enumerate(lines) if line.startswith("FROM ")) :]
     assert "USER 10001:10001" in last
     assert not [line for line in last if re.search(r"COPY (?!--from=build)", line)], "only what was built"
-    assert any("uv export" in line and "--locked --no-dev" in line for line in lines)
+    assert any("uv export" in line and "--locked --no-dev" in line for line in lines), "what uv.lock says"
     version = re.search(r"^UV_VERSION := (\S+)$", (CHECKOUT / "Makefile").read_text("utf-8"), re.MULTILINE)
     assert f"FROM ghcr.io/astral-sh/uv:{version[1]} AS uv" in lines
 
@@ -240,6 +241,48 @@ def test_docker_itself_reads_all_layers():
         ["docker", "compose", *named, "config", "--quiet"], cwd=CHECKOUT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def expressions():
+    """Every PromQL expression of boards and alerts, with where it stands."""
+    folder = CHECKOUT / "deploy" / "observability"
+    for path in sorted((folder / "boards").glob("*.json")):
+        for panel in json.loads(path.read_text("utf-8"))["panels"]:
+            yield from ((f"{path.stem}: {panel['title']}", target["expr"]) for target in panel["targets"])
+    for group in yaml.safe_load((folder / "alerts.yml").read_text("utf-8"))["groups"]:
+        yield from ((rule["alert"], rule["expr"]) for rule in group["rules"])
+
+
+def test_boards_and_alerts_ask_only_for_metrics_that_services_have():
+    metrics = pytest.importorskip("common.telemetry.metrics", reason="the services have no metrics yet")
+    known = {}
+    for metric in [one for one in vars(metrics).values() if isinstance(one, metrics.Metric)]:
+        endings = ("_bucket", "_count", "_sum") if metric.kind == "histogram" else ("",)
+        known |= {metric.prometheus_name + ending: metric for ending in endings}
+    asked = list(expressions())
+    assert len(asked) > 20
+    for place, expression in asked:
+        names = set(re.findall(r"\b[a-z][a-z0-9_]*(?=[{\[)])", re.sub(r"by \([^)]*\)", "", expression))) - {"up"}
+        assert names <= known.keys(), f"{place} asks for {names - known.keys()}"
+        labels = {name for labels in re.findall(r"by \(([^)]*)\)", expression) for name in labels.split(", ")}
+        attributes = {name.replace(".", "_") for one in names for name in known[one].attributes}
+        assert labels <= attributes | {"le", "service"}, f"{place} groups by {labels - attributes}"
+
+
+def test_prometheus_itself_reads_its_configuration():
+    if shutil.which("promtool") is None:
+        pytest.skip("there is no promtool (Debian: apt install prometheus)")
+    folder = CHECKOUT / "deploy" / "observability"
+    for check in (["config", "prometheus.yml"], ["rules", "alerts.yml"]):
+        done = subprocess.run(["promtool", "check", *check], cwd=folder, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_service_and_copy_is_scraped_under_its_name():
+    configuration = yaml.safe_load((CHECKOUT / "deploy" / "observability" / "prometheus.yml").read_text("utf-8"))
+    (job,) = configuration["scrape_configs"]
+    copies = yaml.load((CHECKOUT / "deploy" / "compose.copies.yml").read_text("utf-8"), Loader=Tolerant)["services"]
+    assert set(job["dns_sd_configs"][0]["names"]) == {*SERVICES, *copies}
 
 
 class Tolerant(yaml.SafeLoader):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import os
 import secrets
 import string
 import threading
@@ -32,7 +33,14 @@ from waystation.rehearsal import INBOX, eml_item, items
 from waystation.stack import SERVICES
 from waystation.stack.credentials import SUPERUSER
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.timeout(240),
+    pytest.mark.skipif(
+        os.environ.get("WAYSTATION_STACK") == "docker",
+        reason="looks into the files of Kafka and PostgreSQL in the folder",
+    ),
+]
 
 EICAR = r"X5O!P%@AP[4\PZX54(P^)7CC)7}$EICAR" + "-STANDARD-ANTIVIRUS-TEST-FILE!$H+H*"
 HELD_TEXT = "Easy job. You receive payments into your personal bank account, keep 10% and forward the rest."

@@ -23,6 +23,9 @@ from waystation.stack import SERVICES, Stack, checkout_folder, processes
 from waystation.stack.kafka import client_options
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
+of_processes = pytest.mark.skipif(
+    os.environ.get("WAYSTATION_STACK") == "docker", reason="about Kafka and PostgreSQL as processes of this machine"
+)
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +129,7 @@ async def test_postgres_killed_comes_back_with_its_rows(stack):
     owner.terminate()
 
 
+@of_processes
 def test_a_process_whose_record_was_lost_is_taken_over_and_not_started_twice(stack):
     record = json.loads((stack.layout.run / "kafka.json").read_text())
     (stack.layout.run / "kafka.json").unlink()
@@ -182,6 +186,7 @@ def test_an_error_has_no_traceback_and_says_what_to_do_next(tmp_path):
     assert "waystation up" in answer.stderr
 
 
+@of_processes
 def test_secrets_are_readable_by_their_owner_only(stack):
     assert stat.S_IMODE(stack.layout.secrets.stat().st_mode) == 0o700
     private = [path for path in stack.layout.secrets.rglob("*") if path.is_file()]
@@ -268,6 +273,7 @@ def test_the_operator_client_file_names_a_mechanism_that_old_kcat_speaks(stack, 
     assert Producer({**settings, "log_level": 0}).list_topics(timeout=10).brokers
 
 
+@of_processes
 def test_an_up_that_was_killed_in_the_middle_is_completed_by_the_next(tmp_path):
     home = tmp_path / "home"
     environment = {**os.environ, "WAYSTATION_HOME": str(home)}

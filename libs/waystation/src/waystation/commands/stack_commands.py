@@ -75,7 +75,7 @@ def status(docker: DockerFlag = False, home: HomeOption = None, as_json: JsonFla
         raise typer.Exit(3)
 
 
-def logs(
+def logs(  # noqa: PLR0917  a command: typer passes its options by name
     service: Annotated[str | None, typer.Argument(help="kafka, postgres, routing, routing-2 ...")] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as lines arrive.")] = False,
     lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="How many of the last lines.")] = 100,

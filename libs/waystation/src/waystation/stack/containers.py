@@ -1,17 +1,15 @@
 """Kafka and PostgreSQL of a stack as containers of the official images, by testcontainers.
 
 Containers are known by a name made of the stack's folder; data are in their own volumes. Kafka listens inside on the
-very ports that it has on this machine, so one advertised address is right on both sides.
+very ports that it has on this machine, so one advertised address is right on both sides. The two libraries open sockets
+while they are imported, hence the imports inside functions.
 """
 
 from __future__ import annotations
 
 import hashlib
+import threading
 from typing import TYPE_CHECKING, Any
-
-from docker.errors import DockerException, NotFound
-from testcontainers.core.container import DockerContainer
-from testcontainers.core.docker_client import DockerClient
 
 from waystation.errors import CommandError
 from waystation.stack import credentials, kafka, ports, postgres
@@ -20,6 +18,7 @@ from waystation.stack.supervisor import LAST_LINE_CHARACTERS
 
 if TYPE_CHECKING:
     from docker.models.containers import Container
+    from testcontainers.core.container import DockerContainer
 
     from waystation.stack.addresses import StackAddresses
 
@@ -37,7 +36,11 @@ class ContainerInfrastructure:
     """Runs `kafka` and `postgres` as one container each."""
 
     def __init__(self, stack: StackAddresses) -> None:
+        from docker.errors import DockerException  # noqa: PLC0415
+        from testcontainers.core.docker_client import DockerClient  # noqa: PLC0415
+
         self._stack = stack
+        self._one_at_a_time = threading.Lock()  # testcontainers makes its reaper at the first start, once
         try:
             self._docker = DockerClient().client
             self._docker.ping()
@@ -57,7 +60,9 @@ class ContainerInfrastructure:
         if container is not None:
             container.start()
         else:
-            (self._kafka() if name == KAFKA else self._postgres()).with_name(self._name(name)).start()
+            made = self._kafka() if name == KAFKA else self._postgres()
+            with self._one_at_a_time:
+                made.with_name(self._name(name)).start()
         if name == KAFKA:
             internal = f"{HOST}:{self._stack.port('kafka-internal')}"
             kafka.ensure_users(internal, self._stack.passwords().kafka, START_SECONDS)
@@ -114,6 +119,8 @@ class ContainerInfrastructure:
         return f"waystation-{mark}-{name}"
 
     def _find(self, name: str) -> Container | None:
+        from docker.errors import NotFound  # noqa: PLC0415
+
         try:
             return self._docker.containers.get(self._name(name))
         except NotFound:
@@ -134,7 +141,7 @@ class ContainerInfrastructure:
 
     def _kafka(self) -> DockerContainer:
         settings = str(self._stack.layout.secrets / "kafka-container")
-        container = DockerContainer(KAFKA_IMAGE).with_volume_mapping(settings, KAFKA_SETTINGS, "ro")
+        container = _container(KAFKA_IMAGE).with_volume_mapping(settings, KAFKA_SETTINGS, "ro")
         container.with_env("CLUSTER_ID", self._stack.state.cluster_id)
         container.with_env("KAFKA_HEAP_OPTS", " ".join(kafka.HEAP_OPTIONS))
         container.with_env("KAFKA_JVM_PERFORMANCE_OPTS", " ".join(kafka.SHORT_LIVED))
@@ -143,12 +150,16 @@ class ContainerInfrastructure:
         )
 
     def _postgres(self) -> DockerContainer:
-        container = DockerContainer(POSTGRES_IMAGE).with_command(
-            ["postgres", *postgres.server_options(postgres.SETTINGS)]
-        )
+        container = _container(POSTGRES_IMAGE).with_command(["postgres", *postgres.server_options(postgres.SETTINGS)])
         container.with_env("POSTGRES_PASSWORD", self._stack.passwords().postgres[credentials.SUPERUSER])
         container.with_env("POSTGRES_INITDB_ARGS", " ".join(postgres.INITDB_OPTIONS))
         return _published(container, {POSTGRES_PORT: self._stack.port(POSTGRES)})
+
+
+def _container(image: str) -> DockerContainer:
+    from testcontainers.core.container import DockerContainer  # noqa: PLC0415
+
+    return DockerContainer(image)
 
 
 def _published(container: DockerContainer, numbers: dict[int, int]) -> DockerContainer:
