@@ -105,6 +105,19 @@ def test_a_volume_of_another_version_is_refused_with_what_to_do(dealt):
         shares.make_and_deal(dealt, 18092)
 
 
+@pytest.mark.parametrize(
+    ("inside", "said"),
+    [("17/docker", "PostgreSQL 17"), ("PG_VERSION", "a PostgreSQL before 18"), ("data/PG_VERSION", "before 18")],
+)
+def test_a_volume_of_another_postgres_is_refused_with_what_to_do(tmp_path, inside, said):
+    shares.require_own_postgres(tmp_path)
+    (tmp_path / shares.POSTGRES_MAJOR / "docker").mkdir(parents=True)
+    shares.require_own_postgres(tmp_path)
+    (tmp_path / inside).mkdir(parents=True)
+    with pytest.raises(shares.CommandError, match=rf"{said}(.|\n)*docker compose down --volumes"):
+        shares.require_own_postgres(tmp_path)
+
+
 def test_the_operators_share_serves_as_a_stacks_folder(dealt):
     share = Layout(dealt / "operator")
     assert credentials.ensure_passwords(share) == credentials.ensure_passwords(Layout(dealt / "all"))

@@ -31,8 +31,13 @@ app = typer.Typer(
 def secrets(
     folder: Annotated[Path, typer.Argument(help="Holds a folder for each container that is given some.")],
     kafka_port: PortOption,
+    postgres_data: Annotated[
+        Path | None, typer.Option(help="PostgreSQL's volume: another version's is refused.")
+    ] = None,
 ) -> None:
     """Make keys and passwords that do not exist yet, and deal them out."""
+    if postgres_data is not None:
+        shares.require_own_postgres(postgres_data)
     fresh = shares.make_and_deal(folder, kafka_port)
     Output(as_json=False).say("keys and passwords made and dealt out" if fresh else "keys and passwords dealt out")
 

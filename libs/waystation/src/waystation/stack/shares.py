@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING
 
 from waystation.errors import CommandError
 from waystation.stack import credentials, kafka, postgres
+from waystation.stack.containers import POSTGRES_IMAGE
 from waystation.stack.layout import HOST, SERVICES, Layout, StackState, write_atomically
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+POSTGRES_MAJOR = POSTGRES_IMAGE.partition(":")[2]
 KAFKA_SERVER = "kafka:9092"
 KAFKA_INTERNAL = "kafka:19092"
 POSTGRES_SERVER = "postgres:5432"
@@ -72,6 +74,26 @@ def require_known_format(layout: Layout) -> StackState:
     if state is None:
         raise CommandError(f"there are no secrets in {layout.home}", "run the job that makes them: secrets")
     return state
+
+
+def require_own_postgres(data: Path) -> None:
+    """Refuse a volume that another major version of PostgreSQL wrote: the image would begin a new cluster beside it.
+
+    Raises:
+        CommandError: it holds another version's data, or data laid out as before version 18.
+    """
+    try:
+        found = {path.name for path in data.iterdir()}
+    except PermissionError:
+        found = {"PG_VERSION"}
+    others = sorted(name for name in found if name.isdecimal() and name != POSTGRES_MAJOR)
+    if not others and not found & {"PG_VERSION", "data"}:
+        return
+    version = f"PostgreSQL {others[0]}" if others else "a PostgreSQL before 18"
+    raise CommandError(
+        f"the volume `postgres` was written by {version}; this is {POSTGRES_MAJOR}",
+        "dump it with that version's image and restore into a new volume, or remove all: docker compose down --volumes",
+    )
 
 
 def node(kafka_port: int) -> kafka.Node:
