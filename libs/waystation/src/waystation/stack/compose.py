@@ -215,8 +215,8 @@ class ComposeStack(StackAddresses):
 
     def _said_last(self, service: str) -> str:
         done = self._compose("logs", "--no-log-prefix", "--no-color", "--tail", "8", service, check=False)
-        lines = [line.strip() for line in done.stdout.splitlines() if line.strip(" \x1b[2K")]
-        return " | ".join(lines[-3:])[-LAST_LINE_CHARACTERS:] or "nothing"
+        lines = [line.replace("\x1b[2K", "").strip() for line in done.stdout.splitlines()]
+        return " | ".join([line for line in lines if line][-3:])[-LAST_LINE_CHARACTERS:] or "nothing"
 
     def _see(self, *services: str) -> str:
         return f"see all: docker compose --project-name {self.project} logs {' '.join(services)}"
