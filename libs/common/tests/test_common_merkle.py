@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.security.merkle import HASH_BYTES, leaf_hash, root_and_paths, root_from_path
+from common.security.merkle import HASH_BYTES, ProvenTree, leaf_hash, root_and_paths, root_from_path
 
 # The eight leaves that Certificate Transparency's own test suites use, and the root over the first 1, 2, ... of them.
 LEAVES = [
@@ -125,3 +125,33 @@ def leads_to(leaf, index, size, path):
         return root_from_path(leaf, index, size, path)
     except ValueError:
         return None
+
+
+@given(st.integers(1, 70), st.randoms(use_true_random=False))
+def test_a_proven_tree_says_of_every_leaf_what_hashing_its_whole_path_says(size, random):
+    root, paths = root_and_paths(leaves(size))
+    tree = ProvenTree(size)
+    order = list(range(size)) * 2
+    random.shuffle(order)
+    for index in order:
+        assert tree.root(leaves(size)[index], index, paths[index]) == root
+        tree.accept()
+
+
+@given(st.integers(2, 40), st.data())
+def test_a_proven_tree_takes_nothing_for_good_that_its_whole_path_does_not(size, data):
+    root, paths = root_and_paths(leaves(size))
+    tree = ProvenTree(size)
+    for index in range(size):
+        tree.root(leaves(size)[index], index, paths[index])
+        tree.accept()
+    index = data.draw(st.integers(0, size - 1))
+    place = data.draw(st.integers(0, len(paths[index]) - 1))
+    changed = bytearray(paths[index])
+    changed[place] ^= data.draw(st.integers(1, 255))
+    assert tree.root(leaves(size)[index], index, bytes(changed)) != root
+    assert tree.root(leaf_hash(b"another"), index, paths[index]) != root
+    with pytest.raises(ValueError, match="too"):
+        tree.root(leaves(size)[index], index, paths[index] + b"\0" * HASH_BYTES)
+    with pytest.raises(ValueError, match="too"):
+        tree.root(leaves(size)[index], index, paths[index][HASH_BYTES:])

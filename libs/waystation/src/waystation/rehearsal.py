@@ -349,7 +349,7 @@ def _expect_temporary(response: httpx.Response) -> None:
 
 def items(recipients: Iterable[str], *, text_bytes: int = 1500, tag: str = "") -> list[dict[str, Any]]:
     """Return one order confirmation per recipient, each with its own idempotency key and text."""
-    filler = "Your bouquet is bound on the morning of the delivery and carried to the door. "
+    filler = "Your bouquet is bound on the morning of the delivery and carried to the door.\n"
     made = []
     for number, recipient in enumerate(recipients):
         head = f"Good day,\n\nthank you for order {tag}{number:06d}. We deliver on Thursday before noon.\n\n"

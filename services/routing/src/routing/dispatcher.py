@@ -45,6 +45,9 @@ _SETTLING_SECONDS = 2.0
 
 _NOT_CALLED = Outcome(AttemptResult.UNREACHED, "the worker stopped before the call")
 
+# A batch that waits for room is in hand meanwhile: a rebalance would wait for it.
+_ROOM_WAITS_MAX = 4
+
 log = logging.getLogger(__name__)
 
 
@@ -143,14 +146,15 @@ class Dispatcher:
         return max(0, self.in_memory_max - len(self.leases))
 
     async def wait_for_room(self, deliveries: int, seconds: float) -> bool:
-        """Wait until that many leases fit into memory; False when they do not in time."""
-        try:
-            async with asyncio.timeout(seconds):
-                while self.room < min(deliveries, self.in_memory_max):
-                    self._room.clear()
+        """Wait until that many leases fit into memory; False when none has gone for `seconds`, or it takes too long."""
+        ends = time.monotonic() + _ROOM_WAITS_MAX * seconds
+        while self.room < min(deliveries, self.in_memory_max):
+            self._room.clear()
+            try:
+                async with asyncio.timeout(min(seconds, ends - time.monotonic())):
                     await self._room.wait()
-        except TimeoutError:
-            return False
+            except TimeoutError:
+                return False
         return True
 
     async def _prepare(self) -> None:

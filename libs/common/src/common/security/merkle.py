@@ -67,3 +67,52 @@ def root_from_path(leaf: bytes, index: int, size: int, path: bytes) -> bytes:
     if offset != len(path):
         raise ValueError("the inclusion path is too long")
     return node
+
+
+class ProvenTree:
+    """One tree whose leaves come one after the other: what led to its signed root once is not hashed again.
+
+    A node counts as proven together with the rest of its path, so a leaf is taken for good only where hashing all of
+    its path would take it for good, too.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._proven: dict[tuple[int, int], tuple[bytes, bytes, bytes]] = {}
+        self._climbed: list[tuple[int, int, bytes, bytes]] = []
+        self._root = b""
+
+    def root(self, leaf: bytes, index: int, path: bytes) -> bytes:
+        """Return what `root_from_path` returns for this leaf."""
+        self._climbed.clear()
+        if not 0 <= index < self._size <= TREE_SIZE_MAX or len(path) % HASH_BYTES:
+            raise ValueError("the inclusion path does not fit the tree")
+        node, last, level, rest = leaf, self._size - 1, 0, path
+        while True:
+            found = self._proven.get((level, index))
+            if found is not None and found[0] == node and found[1] == rest:
+                self._root = found[2]
+                return self._root
+            self._climbed.append((level, index, node, rest))
+            if last == 0:
+                break
+            if index % 2 or index < last:
+                sibling, above = rest[:HASH_BYTES], rest[HASH_BYTES:]
+                if len(sibling) != HASH_BYTES:
+                    raise ValueError("the inclusion path is too short")
+                self._climbed.append((level, index ^ 1, sibling, node + above))
+                node = _node_hash(sibling, node) if index % 2 else _node_hash(node, sibling)
+                rest = above
+            index >>= 1
+            last >>= 1
+            level += 1
+        if rest:
+            raise ValueError("the inclusion path is too long")
+        self._root = node
+        return node
+
+    def accept(self) -> None:
+        """Keep what the last call of `root` went through: its root was found to be signed."""
+        for level, index, node, rest in self._climbed:
+            self._proven[level, index] = (node, rest, self._root)
+        self._climbed.clear()

@@ -38,7 +38,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from common.security.merkle import leaf_hash, root_and_paths, root_from_path
+from common.security.merkle import ProvenTree, leaf_hash, root_and_paths, root_from_path
 from common.times import parse_rfc3339
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ TIME_FIELDS: Mapping[Purpose, str] = {"instruction": "admitted_at", "verdict": "
 TERMS_FILE = "keys.json"
 LOOK_EVERY_SECONDS = 1.0
 _VERIFIED_ROOTS_MAX = 4096
+_TREES_IN_HAND_MAX = 64
 
 log = logging.getLogger(__name__)
 
@@ -265,6 +266,7 @@ class TrustedKeys:
         self._look_at = 0.0
         self._look_every_seconds = LOOK_EVERY_SECONDS
         self._root_is_signed = lru_cache(maxsize=_VERIFIED_ROOTS_MAX)(self._check_root)
+        self._tree_of = lru_cache(maxsize=_TREES_IN_HAND_MAX)(lambda _key, _signature, size: ProvenTree(size))
 
     @classmethod
     def from_folder(
@@ -297,11 +299,13 @@ class TrustedKeys:
             leaf = leaf_hash(canonical(signed.statement))
         except TypeError:
             raise SignatureError(f"{self._purpose}: the statement has no canonical form") from None
+        tree = self._tree_of(proof.key, proof.signature, proof.size)
         try:
-            root = proof_root(leaf, proof)
+            root = tree.root(leaf, proof.index, _unb64(proof.path))
         except ValueError as error:
             raise SignatureError(f"{self._purpose}: {error}") from None
         self._root_is_signed(proof.key, proof.signature, proof.size, root)
+        tree.accept()
         if (term := self._terms.get(proof.key)) is not None and term.retired_at is not None:
             self._check_term(signed.statement, term.retired_at)
         return leaf.hex()
