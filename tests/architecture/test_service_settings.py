@@ -153,6 +153,14 @@ def test_a_misspelt_variable_is_named_with_the_one_that_was_meant(refused, tmp_p
     assert "ROUTING_LEASE_SECOND is no setting, ROUTING_LEASE_SECONDS is" in message
 
 
+def test_a_wrong_variable_of_telemetry_is_named_beside_those_of_the_service(refused, tmp_path):
+    wrong = {"OTEL_TRACES_SAMPLER_ARG": "7", "OTEL_EXPORTER_OTLP_ENDPOINT": "nowhere", "ROUTING_LEASE_SECONDS": "1"}
+    message = refused("routing", {**complete("routing", tmp_path), **wrong})
+    for name in wrong:
+        assert f"{name}: " in message
+    assert "nowhere" not in message
+
+
 def test_variables_of_other_programs_under_the_same_prefix_are_nobodys_business(monkeypatch, tmp_path):
     foreign = {"VAULT_ADDR": "https://x", "VAULT_TOKEN": "x", "VAULT_PORT": "tcp://10.0.0.1:8000", "VAULT_HOST": "x"}
     for name, value in {**complete("vault", tmp_path), **foreign}.items():

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
+from types import SimpleNamespace
 
 import asyncpg
 import httpx
@@ -10,9 +13,9 @@ import pytest
 from fastapi import FastAPI, HTTPException
 from pydantic import BaseModel, ConfigDict, Field
 
-from common.http.health import consumer_check, health_routes
+from common.http.health import STUCK_SECONDS, consumer_check, health_routes, table_check
 from common.http.problems import MEDIA_TYPE, Problem, install_problem_handlers
-from common.kafka.consumer import ConsumerHealth
+from common.kafka.health import ConsumerHealth
 
 CANARY = "jane.roe@example.org"
 
@@ -163,11 +166,72 @@ async def test_readiness_names_each_part_that_is_not_there(client):
     )
 
 
+class Group:
+    """A subscription as readiness sees it: its health, and Kafka's answer about the lag."""
+
+    def __init__(self):
+        self.health = ConsumerHealth("moderation.screening", "intake.messages")
+        self.waiting = 0
+        self.outage = None
+
+    async def lag(self):
+        if self.outage:
+            raise self.outage
+        return self.waiting
+
+
 async def test_a_subscription_is_ready_with_an_assignment_and_without_a_failure():
-    health = ConsumerHealth("moderation.screening", "intake.messages")
-    check = consumer_check(health)
+    group = Group()
+    check = consumer_check(group)
     assert "no assignment yet" in await check()
-    health.assigned = True
+    group.health.assigned = True
     assert await check() is None
-    health.failing_since, health.last_error = 1.0, "PublishError"
+    group.health.failed("PublishError")
     assert await check() == "group moderation.screening waits: PublishError"
+
+
+async def test_a_subscription_with_a_batch_in_hand_for_long_is_stuck():
+    group = Group()
+    group.health.assigned, group.waiting = True, 7
+    group.health.begin([SimpleNamespace(timestamp=time.time() * 1000 - 90_000)])
+    assert await consumer_check(group)() is None
+    assert 89 < group.health.oldest_seconds() < 100
+    group.health.in_hand_since -= STUCK_SECONDS + 1
+    said = await consumer_check(group)()
+    assert said == "group moderation.screening is stuck: 7 records wait and none was handled for 31 s"
+    group.health.done(1)
+    assert await consumer_check(group)() is None
+    assert group.health.oldest_seconds() == 0
+
+
+async def test_a_subscription_that_fetches_nothing_though_records_wait_is_stuck():
+    group = Group()
+    group.health.assigned, group.waiting = True, 1
+    group.health.behind_since = time.monotonic() - STUCK_SECONDS - 5
+    assert "is stuck: 1 records wait and none was handled for 35 s" in await consumer_check(group)()
+    assert 34 < group.health.oldest_seconds() < 40
+
+
+async def test_other_partitions_begin_with_a_clean_slate():
+    group = Group()
+    group.health.assigned = True
+    group.health.failed("PublishError")
+    group.health.behind_since = 0.0
+    group.health.forget()
+    assert await consumer_check(group)() is None
+
+
+async def test_a_subscription_whose_lag_kafka_does_not_tell_is_not_ready():
+    group = Group()
+    group.health.assigned, group.outage = True, TimeoutError()
+    assert await consumer_check(group)() == "group moderation.screening: Kafka does not tell its lag: TimeoutError"
+
+
+async def test_a_reader_of_standings_is_ready_while_it_is_fresh():
+    reader = SimpleNamespace(topic="enforcement.standings", fresh=False, stale_seconds=math.inf)
+    check = table_check(reader)
+    assert await check() == "the reader of enforcement.standings has not read to its end yet"
+    reader.stale_seconds = 4.2
+    assert await check() == "the reader of enforcement.standings is 4.2 s old"
+    reader.fresh = True
+    assert await check() is None

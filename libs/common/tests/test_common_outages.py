@@ -57,4 +57,4 @@ async def test_a_record_the_client_cannot_decode_makes_its_group_not_ready_inste
     with pytest.raises(UnicodeDecodeError):
         await subscription._subscriber.consumer.getmany(timeout_ms=10)
     assert fetched == [10]
-    assert "UnicodeDecodeError" in await consumer_check(subscription.health)()
+    assert "UnicodeDecodeError" in await consumer_check(subscription)()

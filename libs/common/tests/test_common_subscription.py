@@ -30,6 +30,20 @@ class FakeConsumer:
         self.seeks[place.partition] = offset
 
 
+class Ends(FakeConsumer):
+    """Knows where its partitions end and from where they are read."""
+
+    def __init__(self, ends, positions):
+        super().__init__(*ends)
+        self.end, self.positions = ends, positions
+
+    async def end_offsets(self, places):
+        return {place: self.end[place.partition] for place in places}
+
+    async def position(self, place):
+        return self.positions[place.partition]
+
+
 class Remembering:
     """A handler that remembers revisions, or fails."""
 
@@ -95,6 +109,22 @@ async def test_a_failed_batch_is_rewound_to_its_first_record_in_every_partition_
     assert (consumer.seeks, consumer.commits) == ({0: 4, 1: 9}, [])
     assert isinstance(subject.health, ConsumerHealth)
     assert subject.health.last_error == "RetryableError"
+
+
+async def test_lag_counts_from_what_was_handled_else_from_where_reading_began():
+    consumer = Ends({0: 10, 1: 20}, {0: 8, 1: 17})
+    subject = subscription(consumer, Remembering())
+    assert await subject.lag() == 5
+    since = subject.health.behind_since
+    assert since is not None
+    assert await subject.lag() == 5
+    assert subject.health.behind_since == since, "as long as nothing is handled"
+    await subject._consume([record(1, 17), record(1, 18), record(1, 19)])
+    assert subject.health.behind_since is None
+    assert await subject.lag() == 2
+    consumer.places.clear()
+    assert await subject.lag() == 0
+    assert subject.health.behind_since is None
 
 
 @pytest.mark.parametrize(("failures", "seconds"), [(1, 0.25), (2, 0.5), (3, 1.0), (6, 5.0), (100_000, 5.0)])

@@ -152,12 +152,14 @@ def test_a_password_is_not_shown_by_its_holder(layout):
 def test_a_service_is_told_its_own_settings_and_nobody_elses(layout, service, monkeypatch):
     monkeypatch.setenv(f"{service.upper()}_CYCLE_SECONDS", "0.5")
     monkeypatch.setenv("OTHER_SECRET", "x")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318")
     passwords = ensure_passwords(layout)
     told = service_environment(layout, STATE, passwords, service, 1)
     prefix = f"{service.upper()}_"
     assert told[f"{prefix}INSTANCE"] == f"{service}-1"
     assert told[f"{prefix}HTTP_PORT"] == str(STATE.ports[service])
     assert told[f"{prefix}CYCLE_SECONDS"] == "0.5"
+    assert told["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://collector:4318", "all services share it"
     assert "OTHER_SECRET" not in told
     others = {value for name, value in {**passwords.kafka, **passwords.postgres}.items() if name != service}
     assert not [

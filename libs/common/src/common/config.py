@@ -13,11 +13,12 @@ import re
 from pathlib import Path
 from typing import Annotated, TypeVar
 
-from pydantic import AfterValidator, DirectoryPath, FilePath, SecretStr, ValidationError
+from pydantic import AfterValidator, DirectoryPath, Field, FilePath, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 
 from common.kafka.settings import KafkaAccess
 from common.telemetry.logs import configure_logs
+from common.telemetry.settings import TelemetrySettings
 
 SECRETS_FOLDER = Path("/run/secrets")
 EXIT_MISCONFIGURED = 78
@@ -73,6 +74,8 @@ class ServiceSettings(BaseSettings):
     postgres_dsn: PostgresAddress
     identity_key_file: ReadableFile
     trusted_keys_dir: ReadableFolder
+    telemetry: TelemetrySettings = Field(default_factory=TelemetrySettings)
+    """Read from OpenTelemetry's own variables, `OTEL_*`, which all services share."""
 
     @property
     def kafka(self) -> KafkaAccess:
@@ -90,8 +93,13 @@ def read_settings(service: str, kind: type[Settings], secrets_folder: Path = SEC
         SystemExit: with EXIT_MISCONFIGURED.
     """
     faults = _misspelt(kind)
+    telemetry = TelemetrySettings.model_construct()
     try:
-        settings = kind(_secrets_dir=secrets_folder if secrets_folder.is_dir() else None)
+        telemetry = TelemetrySettings()
+    except ValidationError as error:
+        faults += _faults(TelemetrySettings, error)
+    try:
+        settings = kind(_secrets_dir=secrets_folder if secrets_folder.is_dir() else None, telemetry=telemetry)
     except ValidationError as error:
         faults += _faults(kind, error)
     if not faults:
@@ -101,12 +109,12 @@ def read_settings(service: str, kind: type[Settings], secrets_folder: Path = SEC
     raise SystemExit(EXIT_MISCONFIGURED)
 
 
-def variable(kind: type[ServiceSettings], name: str) -> str:
+def variable(kind: type[BaseSettings], name: str) -> str:
     """The environment variable of a setting."""
     return f"{kind.model_config['env_prefix']}{name}".upper()
 
 
-def _faults(kind: type[ServiceSettings], error: ValidationError) -> list[str]:
+def _faults(kind: type[BaseSettings], error: ValidationError) -> list[str]:
     """What is wrong with which variable; never its value, which may be a password."""
     faults = []
     for fault in error.errors(include_input=False, include_url=False):

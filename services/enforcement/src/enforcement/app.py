@@ -7,10 +7,12 @@ import logging
 from typing import TYPE_CHECKING, cast
 
 from common.http.health import health_routes, postgres_check
+from common.http.observed import observe
 from common.kafka.publisher import Publisher, PublishError
 from common.outbox import OutboxRelay
 from common.postgres.pool import connect_pool
 from common.security.tokens import TokenVerifier
+from common.telemetry.process import Telemetry
 from common.times import now
 from enforcement.api import install_routes
 from enforcement.bodies import BoundedBodies
@@ -33,12 +35,16 @@ log = logging.getLogger(__name__)
 
 def create_app(settings: Settings) -> FastAPI:
     """Return the application; its lifespan connects to PostgreSQL and Kafka."""
+    telemetry = Telemetry("enforcement", settings.instance, settings.telemetry)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        telemetry.start()
         pool = await connect_pool(settings.postgres_dsn.get_secret_value())
-        publisher = Publisher(settings.kafka, client_id=settings.instance)
+        publisher = Publisher(settings.kafka, client_id=settings.instance, measures=telemetry.measures)
         relay = OutboxRelay(pool, cast("Publisher", LatestStandings(pool, publisher)))
+        telemetry.watch_pool(pool)
+        telemetry.watch_outbox(relay)
         app.state.bench = Bench(pool, relay, now)
         app.include_router(health_routes({"postgres": postgres_check(pool), "outbox": outbox_check(relay)}))
         relay.start()
@@ -49,10 +55,12 @@ def create_app(settings: Settings) -> FastAPI:
             await relay.stop()
             await publisher.stop()
             await pool.close()
+            await telemetry.stop()
 
     app = described(lifespan)
     app.state.verifier = TokenVerifier.from_folder("enforcement", settings.trusted_keys_dir)
     app.add_middleware(BoundedBodies)
+    observe(app, telemetry)
     install_routes(app)
     return app
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -22,6 +23,9 @@ from common.http.vault import VaultRefusedError
 from common.ids import new_id
 from common.security.sealing import new_message_key, seal
 from common.security.signing import canonical
+from common.telemetry.measuring import Measures
+from common.telemetry.metrics import DOOR_ITEMS
+from common.telemetry.tracing import OFF
 from common.times import rfc3339
 from ingestion import store
 from ingestion.domain import (
@@ -50,6 +54,7 @@ if TYPE_CHECKING:
     from common.outbox import StoredRecord
     from common.postgres.pool import Pool
     from common.security.signing import SignedJson, Signer, Statement
+    from common.telemetry.tracing import Tracer
     from ingestion.submission import MessageItem, Parsed
 
 _ITEMS_BETWEEN_YIELDS = 25
@@ -153,6 +158,8 @@ class Admission:
         rules: RulesInForce,
         limits: Limits,
         now: Callable[[], datetime],
+        tracer: Tracer = OFF,
+        measures: Measures | None = None,
     ) -> None:
         self._pool = pool
         self._sealer = sealer
@@ -161,6 +168,8 @@ class Admission:
         self._rules = rules
         self._limits = limits
         self._now = now
+        self._tracer = tracer
+        self._items = (measures or Measures()).counts(DOOR_ITEMS)
         self._buckets: dict[str, TokenBucket] = {}
 
     async def admit(self, submissions: Sequence[Submission]) -> Sequence[Outcome]:
@@ -194,6 +203,8 @@ class Admission:
             await self._admit_candidates(candidates, outcomes, now)
         for follower in followers:
             outcomes[follower.position] = _follow(follower, outcomes[follower.leader.position])
+        for kind, count in Counter(_kind(outcome) for outcome in outcomes.values()).items():
+            self._items.add(count, kind)
         return [outcomes[position] for position in range(len(submissions))]
 
     def _decide(self, position: int, submission: Submission, view: _View) -> _Candidate | _Follower | Outcome:
@@ -231,7 +242,9 @@ class Admission:
         if not composed:
             return
         sealed: list[_Sealed] = []
-        for each, answer in zip(composed, await self._seal(composed), strict=True):
+        with self._tracer.carry(each.candidate.traceparent for each in composed):
+            answers = await self._seal(composed)
+        for each, answer in zip(composed, answers, strict=True):
             if answer.token is None or answer.capsule is None:
                 outcomes[each.candidate.position] = _vault_refusal(answer)
                 continue
@@ -344,6 +357,10 @@ async def _yield_now_and_then(number: int) -> None:
     """Let other requests have the loop after some milliseconds of work."""
     if number % _ITEMS_BETWEEN_YIELDS == _ITEMS_BETWEEN_YIELDS - 1:
         await asyncio.sleep(0)
+
+
+def _kind(outcome: Outcome) -> str:
+    return outcome.kind if isinstance(outcome, Problem) else "admitted"
 
 
 def _key_of(authority: Authority, item: MessageItem) -> Key | None:

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import orjson
@@ -17,6 +18,7 @@ from common.http.openapi import INVALID_FIELD, INVALID_JSON, UNAVAILABLE, UNKNOW
 from common.http.problems import Problem, ProblemDocument, unavailable
 from common.kafka.consumer import RETRYABLE
 from common.security.signing import Proof
+from common.telemetry.tracing import OFF
 from ingestion.admission import Submission
 from ingestion.errors import (
     ACCOUNT_BLOCKED,
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
 
     from common.postgres.pool import Pool
     from common.security.tokens import TokenVerifier
+    from common.telemetry.tracing import OpenSpan, Tracer
     from ingestion.admission import Outcome
     from ingestion.body import Bodies
     from ingestion.coalescer import Coalescer
@@ -162,6 +165,7 @@ class Door:
     bodies: Bodies
     rules: RulesInForce
     operators: TokenVerifier
+    tracer: Tracer = OFF
 
 
 def public_routes(door: Door) -> APIRouter:
@@ -284,9 +288,38 @@ async def _received(door: Door, request: Request, *, single: bool) -> tuple[byte
 
 async def _admit(door: Door, submissions: Sequence[Submission], size_bytes: int) -> Sequence[Outcome]:
     try:
+        if door.tracer.on:
+            return await _admit_traced(door, submissions, size_bytes)
         return await door.coalescer.submit(submissions, size_bytes)
     except RETRYABLE as error:
         raise unavailable() from error
+
+
+async def _admit_traced(door: Door, submissions: Sequence[Submission], size_bytes: int) -> Sequence[Outcome]:
+    """Admit messages of which those that are sampled get a span, under which all that follows stands."""
+    named, carry = {"waystation.batch.messages": len(submissions)}, door.tracer.carried
+    spans = [door.tracer.arrive(each.traceparent, "admit message", named) for each in submissions]
+    carried = [
+        each if span is None and each.traceparent is None else each._replace(traceparent=carry(each.traceparent, span))
+        for each, span in zip(submissions, spans, strict=True)
+    ]
+    outcomes: Sequence[Outcome] = ()
+    try:
+        outcomes = await door.coalescer.submit(carried, size_bytes)
+    finally:
+        for span, outcome in zip_longest(spans, outcomes):
+            if span is not None:
+                _end(span, outcome)
+    return outcomes
+
+
+def _end(span: OpenSpan, outcome: Outcome | None) -> None:
+    if isinstance(outcome, Problem):
+        span.end(outcome.kind, {"http.response.status_code": outcome.status})
+    elif outcome is None:
+        span.end("unavailable")
+    else:
+        span.end(None, {"waystation.message.id": outcome.id, "http.response.status_code": 202})
 
 
 def _item_document(outcome: Outcome) -> dict[str, Any]:

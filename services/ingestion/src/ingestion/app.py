@@ -7,7 +7,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from common.events import ReceiptIssued, StandingChanged
-from common.http.health import consumer_check, health_routes, postgres_check
+from common.http.health import consumer_check, health_routes, postgres_check, table_check
+from common.http.observed import observe
 from common.http.server import stop_process
 from common.http.vault import VaultClient
 from common.kafka.consumer import Subscription, kafka_broker
@@ -17,6 +18,7 @@ from common.outbox import OutboxRelay
 from common.postgres.pool import connect_pool
 from common.security.signing import Signer, TrustedKeys
 from common.security.tokens import TokenIssuer, TokenVerifier
+from common.telemetry.process import Telemetry
 from common.times import now
 from ingestion.admission import Admission, Limits
 from ingestion.api import Door, public_routes
@@ -45,25 +47,35 @@ RECEIPTS_CYCLE_SECONDS = 0.05
 
 def create_app(settings: Settings) -> FastAPI:
     """Return the application; its lifespan connects, consumes and relays."""
+    telemetry = Telemetry(SERVICE, settings.instance, settings.telemetry)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            await _start(app, settings, stack)
+            await _start(app, settings, telemetry, stack)
             yield
 
-    return described(lifespan)
+    return observe(described(lifespan), telemetry)
 
 
-async def _start(app: FastAPI, settings: Settings, stack: AsyncExitStack) -> None:
+async def _start(app: FastAPI, settings: Settings, telemetry: Telemetry, stack: AsyncExitStack) -> None:
+    telemetry.start()
+    stack.push_async_callback(telemetry.stop)
     rules = load_rules(settings.rules_file)
     signer = Signer.from_file("instruction", settings.signing_key_file, settings.trusted_keys_dir)
     operators = TokenVerifier.from_folder(SERVICE, settings.trusted_keys_dir)
     pool = await connect_pool(settings.postgres_dsn.get_secret_value())
     stack.push_async_callback(pool.close)
-    publisher = Publisher(settings.kafka, client_id=settings.instance)
+    publisher = Publisher(
+        settings.kafka, client_id=settings.instance, tracer=telemetry.tracer, measures=telemetry.measures
+    )
     stack.push_async_callback(publisher.stop)
-    vault = VaultClient(settings.vault_url, TokenIssuer.from_file(SERVICE, settings.identity_key_file))
+    vault = VaultClient(
+        settings.vault_url,
+        TokenIssuer.from_file(SERVICE, settings.identity_key_file),
+        tracer=telemetry.tracer,
+        measures=telemetry.measures,
+    )
     stack.push_async_callback(vault.close)
 
     relay = OutboxRelay(pool, publisher)
@@ -73,7 +85,15 @@ async def _start(app: FastAPI, settings: Settings, stack: AsyncExitStack) -> Non
     congestion.start()
     stack.push_async_callback(congestion.stop)
     admission = Admission(
-        pool=pool, sealer=vault, signer=signer, relay=relay, rules=rules, limits=_limits(settings), now=now
+        pool=pool,
+        sealer=vault,
+        signer=signer,
+        relay=relay,
+        rules=rules,
+        limits=_limits(settings),
+        now=now,
+        tracer=telemetry.tracer,
+        measures=telemetry.measures,
     )
     coalescer = Coalescer(
         admission.admit,
@@ -83,15 +103,18 @@ async def _start(app: FastAPI, settings: Settings, stack: AsyncExitStack) -> Non
     coalescer.start()
     stack.push_async_callback(coalescer.stop)
 
-    checks = {"postgres": postgres_check(pool), **await _start_reading(settings, pool, publisher, stack)}
-    door = Door(pool, coalescer, congestion, Bodies(), rules, operators)
+    telemetry.watch_pool(pool)
+    telemetry.watch_outbox(relay)
+    telemetry.watch_unauthorised(pool)
+    checks = {"postgres": postgres_check(pool), **await _start_reading(settings, pool, publisher, telemetry, stack)}
+    door = Door(pool, coalescer, congestion, Bodies(), rules, operators, telemetry.tracer)
     app.include_router(health_routes(checks))
     app.include_router(public_routes(door))
     app.include_router(operator_routes(pool, rules, operators))
 
 
 async def _start_reading(
-    settings: Settings, pool: Pool, publisher: Publisher, stack: AsyncExitStack
+    settings: Settings, pool: Pool, publisher: Publisher, telemetry: Telemetry, stack: AsyncExitStack
 ) -> dict[str, Check]:
     """Follow standings and receipts; return how to tell whether that goes well."""
     standings = TableReader(
@@ -108,16 +131,16 @@ async def _start_reading(
         settings.instance,
         cycle_seconds=RECEIPTS_CYCLE_SECONDS,
         stop_process=stop_process,
+        tracer=telemetry.tracer,
+        measures=telemetry.measures,
     )
+    telemetry.watch_table(standings)
+    telemetry.watch_group("tracing", tracing)
     broker = kafka_broker(settings.kafka, client_id=settings.instance)
     tracing.attach(broker)
     await broker.start()
     stack.push_async_callback(broker.stop)
-
-    async def standings_check() -> str | None:
-        return None if standings.fresh else "the reader of enforcement.standings is not up to date"
-
-    return {"standings": standings_check, "tracing": consumer_check(tracing.health)}
+    return {"standings": table_check(standings), "tracing": consumer_check(tracing)}
 
 
 def _limits(settings: Settings) -> Limits:

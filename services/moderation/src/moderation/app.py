@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from common.events.intake import MessageAdmitted
 from common.http.health import consumer_check, health_routes, postgres_check
+from common.http.observed import observe
 from common.http.server import stop_process
 from common.http.vault import VaultClient
 from common.kafka.consumer import Subscription, kafka_broker
@@ -15,6 +16,8 @@ from common.kafka.publisher import Publisher
 from common.postgres.pool import connect_pool
 from common.security.signing import Signer, TrustedKeys
 from common.security.tokens import TokenIssuer, TokenVerifier
+from common.telemetry.metrics import VERDICTS
+from common.telemetry.process import Telemetry
 from moderation.api import operator_routes
 from moderation.examples import require_examples
 from moderation.handlers import on_message_admitted
@@ -39,28 +42,38 @@ def create_app(settings: ModerationSettings) -> FastAPI:
     """Return the application; its lifespan starts and stops what the service needs."""
     policy = read_policy(settings.policy_file)
     require_examples(policy)
+    telemetry = Telemetry(SERVICE, settings.instance, settings.telemetry)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            await _start(app, settings, policy, stack)
+            await _start(app, settings, policy, telemetry, stack)
             yield
 
-    return described(lifespan)
+    return observe(described(lifespan), telemetry)
 
 
-async def _start(app: FastAPI, settings: ModerationSettings, policy: Policy, stack: AsyncExitStack) -> None:
+async def _start(
+    app: FastAPI, settings: ModerationSettings, policy: Policy, telemetry: Telemetry, stack: AsyncExitStack
+) -> None:
+    telemetry.start()
+    stack.push_async_callback(telemetry.stop)
+    tracer, measures = telemetry.tracer, telemetry.measures
     pool = await connect_pool(settings.postgres_dsn.get_secret_value(), connections_max=CONNECTIONS_MAX)
     stack.push_async_callback(pool.close)
-    publisher = Publisher(settings.kafka, client_id=settings.instance)
+    publisher = Publisher(settings.kafka, client_id=settings.instance, tracer=tracer, measures=measures)
     await publisher.start()
     stack.push_async_callback(publisher.stop)
-    vault = VaultClient(settings.vault_url, TokenIssuer.from_file(SERVICE, settings.identity_key_file))
+    issuer = TokenIssuer.from_file(SERVICE, settings.identity_key_file)
+    vault = VaultClient(settings.vault_url, issuer, tracer=tracer, measures=measures)
     stack.push_async_callback(vault.close)
-    subscription = _subscription(settings, policy, pool, publisher, vault)
+    subscription = _subscription(settings, policy, pool, publisher, vault, telemetry=telemetry)
     broker = kafka_broker(settings.kafka, client_id=settings.instance)
     subscription.attach(broker)
-    checks = {"postgres": postgres_check(pool), "screening": consumer_check(subscription.health)}
+    telemetry.watch_pool(pool)
+    telemetry.watch_unauthorised(pool)
+    telemetry.watch_group("screening", subscription)
+    checks = {"postgres": postgres_check(pool), "screening": consumer_check(subscription)}
     app.include_router(health_routes(checks))
     verifier = TokenVerifier.from_folder(SERVICE, settings.trusted_keys_dir)
     app.include_router(operator_routes(pool, policy, verifier))
@@ -69,7 +82,13 @@ async def _start(app: FastAPI, settings: ModerationSettings, policy: Policy, sta
 
 
 def _subscription(
-    settings: ModerationSettings, policy: Policy, pool: Pool, publisher: Publisher, vault: VaultClient
+    settings: ModerationSettings,
+    policy: Policy,
+    pool: Pool,
+    publisher: Publisher,
+    vault: VaultClient,
+    *,
+    telemetry: Telemetry,
 ) -> Subscription[MessageAdmitted]:
     handler = partial(
         on_message_admitted,
@@ -79,7 +98,15 @@ def _subscription(
         signer=Signer.from_file("verdict", settings.signing_key_file, settings.trusted_keys_dir),
         instruction_keys=TrustedKeys.from_folder("instruction", settings.trusted_keys_dir),
         policy=policy,
+        counted=telemetry.measures.counts(VERDICTS),
     )
     return Subscription(
-        MessageAdmitted, GROUP, handler, publisher, instance=settings.instance, stop_process=stop_process
+        MessageAdmitted,
+        GROUP,
+        handler,
+        publisher,
+        instance=settings.instance,
+        stop_process=stop_process,
+        tracer=telemetry.tracer,
+        measures=telemetry.measures,
     )

@@ -8,6 +8,7 @@ of the handler, so a crash anywhere repeats the same bytes).
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Protocol
@@ -16,7 +17,7 @@ from uuid import UUID
 from pydantic import ValidationError
 
 from common.contracts.vault import OpenCall, OpenItem
-from common.events.envelope import record_of, traceparent_of
+from common.events.envelope import record_of
 from common.events.intake import MessageAdmitted, VerifiedInstruction
 from common.events.screening import VerdictReached
 from common.http.problems import TYPE_PREFIX
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from common.kafka.records import Record
     from common.postgres.pool import Connection, Pool
     from common.security.signing import Signer, Statement, TrustedKeys
+    from common.telemetry.measuring import Counts
     from moderation.domain import Decision
     from moderation.policy.reading import Policy
 
@@ -91,6 +93,7 @@ async def on_message_admitted(
     instruction_keys: TrustedKeys,
     policy: Policy,
     clock: Callable[[], datetime] = now,
+    counted: Counts | None = None,
 ) -> None:
     """Screen each genuine message once and publish its one verdict; forged records are counted, never opened."""
     screened_at = clock()
@@ -102,11 +105,18 @@ async def on_message_admitted(
         if opened:
             statements = await _screen(opened, policy, screened_at)
             verdicts |= await _keep(connection, opened, statements, signer, screened_at)
+            _count(statements, counted)
         records, without_verdict = _outcomes(genuine, verdicts, reasons)
         refused += without_verdict
         if refused:
             await insert_unauthorised(connection, refused, screened_at)
     await publisher.publish(records)
+
+
+def _count(statements: Sequence[Statement], counted: Counts | None) -> None:
+    if counted is not None:
+        for action, count in Counter(statement["action"] for statement in statements).items():
+            counted.add(count, action)
 
 
 def _verify(batch: Sequence[Received[MessageAdmitted]], keys: TrustedKeys) -> tuple[list[_Judged], list[Unauthorised]]:
@@ -282,7 +292,7 @@ def _record(judged: _Judged, verdict: KeptVerdict) -> Record:
         key=judged.verified.instruction.recipient_token,
         time=verdict.screened_at,
         body=VerdictReached.body(verdict.signed, record.value),
-        traceparent=traceparent_of(record.headers),
+        traceparent=judged.received.traceparent,
     )
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from common.events.enforcement import StandingChanged
 from common.events.screening import VerdictReached
-from common.http.health import consumer_check, health_routes, postgres_check
+from common.http.health import consumer_check, health_routes, postgres_check, table_check
+from common.http.observed import observe
 from common.http.server import stop_process
 from common.http.vault import VaultClient
 from common.kafka.consumer import Subscription, kafka_broker
@@ -18,7 +20,11 @@ from common.outbox import OutboxRelay
 from common.postgres.pool import connect_pool
 from common.security.signing import Signer, TrustedKeys
 from common.security.tokens import TokenIssuer, TokenVerifier
+from common.telemetry.measuring import Point
+from common.telemetry.metrics import ATTEMPTS_OPEN, IN_DOUBT, STAGE_AGE
+from common.telemetry.process import Telemetry
 from common.times import now
+from routing import store
 from routing.api import Routes
 from routing.claims import Claims
 from routing.dispatcher import AHEAD_MAX, Dispatcher
@@ -50,27 +56,32 @@ log = logging.getLogger(__name__)
 
 def create_app(settings: RoutingSettings) -> FastAPI:
     """Return the ASGI application; its lifespan runs planner and dispatcher."""
+    telemetry = Telemetry("routing", settings.instance, settings.telemetry)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            await _run(app, settings, stack)
+            await _run(app, settings, telemetry, stack)
             yield
 
-    return described(lifespan)
+    return observe(described(lifespan), telemetry)
 
 
-async def _run(app: FastAPI, settings: RoutingSettings, stack: AsyncExitStack) -> None:
+async def _run(app: FastAPI, settings: RoutingSettings, telemetry: Telemetry, stack: AsyncExitStack) -> None:
     """Start in the order of dependence; the stack stops in reverse."""
+    telemetry.start()
+    stack.push_async_callback(telemetry.stop)
+    tracer, measures = telemetry.tracer, telemetry.measures
     keys = settings.trusted_keys_dir
     signer = Signer.from_file("receipt", settings.signing_key_file, keys)
     authority = Authority(TrustedKeys.from_folder("instruction", keys), TrustedKeys.from_folder("verdict", keys))
 
     pool = await connect_pool(settings.postgres_dsn.get_secret_value())
     stack.push_async_callback(pool.close)
-    publisher = Publisher(settings.kafka, client_id=settings.instance)
+    publisher = Publisher(settings.kafka, client_id=settings.instance, tracer=tracer, measures=measures)
     stack.push_async_callback(publisher.stop)
-    vault = VaultClient(settings.vault_url, TokenIssuer.from_file("routing", settings.identity_key_file))
+    issuer = TokenIssuer.from_file("routing", settings.identity_key_file)
+    vault = VaultClient(settings.vault_url, issuer, tracer=tracer, measures=measures)
     stack.push_async_callback(vault.close)
     provider = EmailProvider(EMAIL_PROVIDER, SmtpPool(parse_smtp_url(settings.smtp_url)))
     stack.push_async_callback(provider.close)
@@ -86,7 +97,14 @@ async def _run(app: FastAPI, settings: RoutingSettings, stack: AsyncExitStack) -
     stack.push_async_callback(standings.stop)
 
     settlement = Settlement(
-        pool, signer, relay, provider.name, settings.retry_seconds_first, settings.settling_cycle_seconds, now
+        pool,
+        signer,
+        relay,
+        provider.name,
+        settings.retry_seconds_first,
+        settings.settling_cycle_seconds,
+        now,
+        measures=measures,
     )
     attempts_open_max, journal = await _journal(settings, settlement, stack)
     dispatcher = Dispatcher(
@@ -103,6 +121,8 @@ async def _run(app: FastAPI, settings: RoutingSettings, stack: AsyncExitStack) -
         attempts_open_max=attempts_open_max,
         cycle_seconds=settings.cycle_seconds,
         now=now,
+        tracer=tracer,
+        measures=measures,
     )
     dispatcher.start()
     stack.push_async_callback(dispatcher.stop)
@@ -120,21 +140,27 @@ async def _run(app: FastAPI, settings: RoutingSettings, stack: AsyncExitStack) -
         publisher,
         settings.instance,
         stop_process=stop_process,
+        tracer=tracer,
+        measures=measures,
     )
     broker = kafka_broker(settings.kafka, client_id=settings.instance)
     planning.attach(broker)
     await broker.start()
     stack.push_async_callback(broker.stop)
-
-    async def standings_check() -> str | None:
-        return None if standings.fresh else f"standings are {standings.stale_seconds:.1f} s old"
-
+    telemetry.watch_pool(pool)
+    telemetry.watch_unauthorised(pool)
+    telemetry.watch_outbox(relay)
+    telemetry.watch_table(standings)
+    telemetry.watch_group("planning", planning)
+    telemetry.watch_number(STAGE_AGE, dispatcher.oldest_seconds, "handover")
+    telemetry.watch_number(IN_DOUBT, partial(store.count_doubts, pool))
+    measures.observe(ATTEMPTS_OPEN, lambda: [Point((), dispatcher.attempts_open)])
     app.include_router(
         health_routes(
             {
                 "postgres": postgres_check(pool),
-                "standings": standings_check,
-                "planning": consumer_check(planning.health),
+                "standings": table_check(standings),
+                "planning": consumer_check(planning),
             }
         )
     )

@@ -86,4 +86,6 @@ class Claims:
         if instruction.instruction.message_id != row.message_id:
             log.error("delivery %s is not handed over: its record is another message's", row.message_id)
             return None
-        return Leased(instruction, verdict, row.epoch, deadline, row.attempts, row.sequence)
+        return Leased(
+            instruction, verdict, row.epoch, deadline, row.attempts, row.sequence, traceparent=row.traceparent
+        )

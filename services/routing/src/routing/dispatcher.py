@@ -15,6 +15,9 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from common.kafka.consumer import RETRYABLE
+from common.telemetry.measuring import Measures
+from common.telemetry.metrics import HANDOVER_DURATION
+from common.telemetry.tracing import OFF
 from routing import store
 from routing.disclosure import Lost, Ready, Withheld, disclose
 from routing.domain import AttemptResult, DeliveryState, Outcome, stop
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     from common.outbox import OutboxRelay
     from common.postgres.pool import Pool
     from common.security.signing import Signer
+    from common.telemetry.tracing import Attributes, Tracer
     from routing.domain import Change, Delivery
     from routing.journal import Entry, Journal
     from routing.leases import Leased, Leases
@@ -93,6 +97,8 @@ class Dispatcher:
     cycle_seconds: float
     now: Callable[[], datetime]
     stop_seconds: float = 12.0
+    tracer: Tracer = OFF
+    measures: Measures = field(default_factory=Measures)
     attempts_open: int = 0
     attempts_ahead: int = 0
     _fresh: deque[Leased] = field(default_factory=deque)
@@ -145,6 +151,10 @@ class Dispatcher:
         """How many more leases fit into memory."""
         return max(0, self.in_memory_max - len(self.leases))
 
+    async def oldest_seconds(self) -> float:
+        """Return for how long the oldest delivery that is due has waited, leased or not."""
+        return max(self.leases.oldest_seconds(), await store.oldest_due_seconds(self.pool))
+
     async def wait_for_room(self, deliveries: int, seconds: float) -> bool:
         """Wait until that many leases fit into memory; False when none has gone for `seconds`, or it takes too long."""
         ends = time.monotonic() + _ROOM_WAITS_MAX * seconds
@@ -168,7 +178,8 @@ class Dispatcher:
             return
         batch = [self._fresh[place] for place in range(min(len(self._fresh), DISCLOSED_AT_ONCE_MAX))]
         held = [leased for leased in batch if self.leases.holds(leased)]
-        answers = await disclose(self.vault, self.provider, held) if held else []
+        with self.tracer.carry(leased.traceparent for leased in held):
+            answers = await disclose(self.vault, self.provider, held) if held else []
         for _ in batch:
             self._fresh.popleft()
         self._ready.extend(answer for answer in answers if isinstance(answer, Ready))
@@ -272,6 +283,9 @@ class Dispatcher:
 
     async def _call(self, begun: Begun) -> None:
         leased, mail = begun.ready.leased, begun.ready.mail
+        started = time.monotonic()
+        named: Attributes = {"waystation.provider": self.provider.name, "waystation.attempt": begun.number}
+        span = self.tracer.follow(leased.traceparent, f"hand over {self.provider.name}", attributes=named)
         try:
             outcome = await self.provider.hand_over(
                 leased.instruction, leased.verdict, mail, deadline=leased.deadline, beyond=begun.beyond
@@ -279,6 +293,11 @@ class Dispatcher:
         except Exception as error:
             log.exception("the adapter of %s failed", self.provider.name)
             outcome = Outcome(AttemptResult.DOUBT, f"adapter: {type(error).__name__}")
+        result, seconds = str(outcome.result), time.monotonic() - started
+        self.measures.durations(HANDOVER_DURATION).record(seconds, self.provider.name, result)
+        if span is not None:
+            span.end(None if outcome.result is AttemptResult.ACCEPTED else result, {"waystation.result": result})
+            leased.traceparent = span.traceparent
         self._done(begun, outcome, SealedReply.of(outcome, leased.message_id, begun.number, mail.message_key))
 
     def _done(self, begun: Begun, outcome: Outcome, reply: SealedReply | None, *, at_once: bool = False) -> None:

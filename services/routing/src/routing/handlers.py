@@ -6,7 +6,6 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from common.events.envelope import traceparent_of
 from common.events.intake import VerifiedInstruction
 from common.events.screening import VerdictReached, VerifiedVerdict
 from common.security.signing import SignatureError
@@ -79,7 +78,7 @@ class Planner:
         added = await store.insert_deliveries(self.pool, silent, self.lease_seconds) if silent else {}
         deadline = self.dispatcher.leases.deadline(asked_at)
         self.dispatcher.take(
-            Leased(one.instruction, one.verdict, epoch=1, deadline=deadline, attempts=0)
+            Leased(one.instruction, one.verdict, epoch=1, deadline=deadline, attempts=0, traceparent=one.traceparent)
             for one in verified
             if added.get(one.instruction.instruction.message_id) == DeliveryState.HANDING
         )
@@ -91,7 +90,8 @@ class Planner:
             await store.insert_unauthorised(connection, unauthorised)
             added = await store.insert_deliveries(connection, planned, self.lease_seconds) if planned else {}
             changes = [_said(row) for row in planned if row.message_id in added]
-            stored = await store_receipts(connection, self.signer, changes, now)
+            traces = {row.message_id: row.traceparent for row in planned}
+            stored = await store_receipts(connection, self.signer, changes, now, traces)
         self.relay.committed(stored)
 
     def _verify(self, batch: Sequence[Received[VerdictReached]]) -> tuple[list[Verified], list[store.Unauthorised]]:
@@ -107,7 +107,7 @@ class Planner:
                     store.Unauthorised(record.topic, record.partition, record.offset, event_id, str(error))
                 )
                 continue
-            one = Verified(instruction, verdict, record.value, traceparent_of(record.headers))
+            one = Verified(instruction, verdict, record.value, received.traceparent)
             verified.setdefault(instruction.instruction.message_id, one)
         return list(verified.values()), unauthorised
 

@@ -6,6 +6,7 @@ before the lease does in the database (rule deadline).
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,8 @@ class Leased:
     attempts: int
     sequence: int = 0
     calling: bool = False
+    traceparent: bytes | None = None
+    taken_at: float = field(default_factory=time.monotonic)
     message_id: str = field(init=False)
     account_id: str = field(init=False)
 
@@ -62,6 +65,11 @@ class Leases:
     def holds(self, leased: Leased) -> bool:
         """Tell whether this very lease is still held."""
         return self._held.get(leased.message_id) is leased
+
+    def oldest_seconds(self) -> float:
+        """Return for how long the lease that was taken first has been held."""
+        first = next(iter(self._held.values()), None)
+        return 0.0 if first is None else time.monotonic() - first.taken_at
 
     def epochs(self) -> list[tuple[str, int]]:
         """Return (message id, epoch) of all that is held."""

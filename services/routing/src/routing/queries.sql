@@ -179,7 +179,16 @@ WITH leased AS (
         reason = 'leased', changed_at = now()
     WHERE message_id = ANY($1::uuid[]) RETURNING message_id, epoch, sequence, attempts, due_at
 )
-SELECT message_id, epoch, sequence, attempts, event FROM leased JOIN contents USING (message_id) ORDER BY due_at
+SELECT message_id, epoch, sequence, attempts, event, traceparent FROM leased JOIN contents USING (message_id) ORDER BY due_at
+
+-- name: oldest_due
+-- For how many seconds the delivery that was due first has waited.
+SELECT coalesce(extract(epoch FROM now() - min(due_at)), 0)::float8 FROM deliveries
+WHERE state = 'planned' AND due_at <= now()
+
+-- name: count_doubts
+-- How many deliveries are in doubt; beyond a hundred thousand nobody needs to know.
+SELECT count(*) FROM (SELECT FROM deliveries WHERE state = 'in_doubt' LIMIT 100000) AS counted
 
 -- name: ending
 -- Lock deliveries whose validity window has ended while they waited.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from common.events.envelope import encode
@@ -19,28 +21,35 @@ if TYPE_CHECKING:
     from common.security.signing import Signer, Statement
     from routing.domain import Change
 
+Traces = Mapping[str, bytes | None]
+"""Trace contexts by message id."""
+NO_TRACES: Traces = MappingProxyType({})
+
 
 async def store_receipts(
-    connection: Connection, signer: Signer, changes: Sequence[Change], now: datetime
+    connection: Connection, signer: Signer, changes: Sequence[Change], now: datetime, traces: Traces = NO_TRACES
 ) -> list[StoredRecord]:
     """Sign and store one receipt per change; return the outbox records, to be relayed after the commit."""
     if not changes:
         return []
-    records = signed_records(signer, [receipt(change, now) for change in changes])
+    records = signed_records(signer, [receipt(change, now) for change in changes], traces)
     return await store.insert_outbox(connection, records)
 
 
 async def store_changes(
-    connection: Connection, signer: Signer, changes: Sequence[Change], now: datetime
+    connection: Connection, signer: Signer, changes: Sequence[Change], now: datetime, traces: Traces = NO_TRACES
 ) -> list[StoredRecord]:
     """Write changes of locked deliveries with their receipts, in the caller's transaction."""
     await store.change_deliveries(connection, changes)
-    return await store_receipts(connection, signer, changes, now)
+    return await store_receipts(connection, signer, changes, now, traces)
 
 
-def signed_records(signer: Signer, statements: Sequence[Statement]) -> list[Record]:
+def signed_records(signer: Signer, statements: Sequence[Statement], traces: Traces = NO_TRACES) -> list[Record]:
     """Sign receipts as one batch; return their records in the same order."""
-    return [encode(ReceiptIssued.model_construct(receipt=one)) for one in signer.sign(statements)]
+    return [
+        encode(ReceiptIssued.model_construct(receipt=one), traceparent=traces.get(one.statement["message_id"]))
+        for one in signer.sign(statements)
+    ]
 
 
 def receipt(change: Change, now: datetime) -> Statement:

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
 from common.security.sealing import keyed_digest, seal
+from common.telemetry.measuring import Measures
+from common.telemetry.metrics import ATTEMPTS, ROAD_DURATION
 from common.times import rfc3339
 from routing import store
 from routing.domain import AttemptResult, DeliveryState, Outcome, backoff_seconds, settle
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from routing.domain import Change
     from routing.journal import Entry
     from routing.leases import Leased
+    from routing.receipts import Traces
 
 OUTCOMES_MAX = 128
 OUTCOMES_THAT_DO_NOT_WAIT = 64
@@ -79,6 +82,7 @@ class Settlement:
     cycle_seconds: float
     now: Callable[[], datetime]
     settled: Callable[[Sequence[Called]], None] = lambda _: None
+    measures: Measures = field(default_factory=Measures)
     _outcomes: deque[Called] = field(default_factory=deque)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -104,7 +108,16 @@ class Settlement:
         for called in batch:
             self._outcomes.remove(called)
         self.relay.committed(stored)
+        self._measure(batch)
         self.settled(batch)
+
+    def _measure(self, batch: Sequence[Called]) -> None:
+        attempts, road, now = self.measures.counts(ATTEMPTS), self.measures.durations(ROAD_DURATION), self.now()
+        for called in batch:
+            attempts.add(1, self.provider, called.outcome.result)
+            if called.outcome.result is AttemptResult.ACCEPTED and called.leased is not None:
+                instruction = called.leased.instruction.instruction
+                road.record((now - max(instruction.admitted_at, instruction.not_before)).total_seconds())
 
     def _batch(self) -> list[Called]:
         """Return at most one outcome per message."""
@@ -128,7 +141,7 @@ class Settlement:
         occurred_at = rfc3339(self.now())
         rows = [_accepted(called) for called in accepted]
         statements = [_handed_over(called, self.provider, occurred_at) for called in accepted]
-        return await store.settle_accepted(self.pool, rows, signed_records(self.signer, statements))
+        return await store.settle_accepted(self.pool, rows, signed_records(self.signer, statements, _traces(accepted)))
 
 
 async def write_outcomes(connection: Connection, batch: Sequence[Called], how: Settlement) -> list[StoredRecord]:
@@ -155,7 +168,7 @@ async def write_outcomes(connection: Connection, batch: Sequence[Called], how: S
         )
         if change is not None:
             changes.append(change)
-    return await store_changes(connection, how.signer, changes, now)
+    return await store_changes(connection, how.signer, changes, now, _traces(batch))
 
 
 def _settled(called: Called) -> store.SettledAttempt:
@@ -200,6 +213,10 @@ def _handed_over(called: Called, provider: str, occurred_at: str) -> Statement:
         reply_digest=called.reply.digest if called.reply else None,
         occurred_at=occurred_at,
     )
+
+
+def _traces(batch: Sequence[Called]) -> Traces:
+    return {called.message_id: called.leased.traceparent for called in batch if called.leased is not None}
 
 
 def _message_id(called: Called) -> str:

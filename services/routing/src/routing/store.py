@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from common.events.enforcement import StandingChanged
     from common.kafka.records import Record
-    from common.postgres.pool import Connection
+    from common.postgres.pool import Connection, Pool
     from routing.domain import Change
 
 QUERIES = load_queries("routing")
@@ -81,6 +81,7 @@ class LeasedRow(NamedTuple):
     sequence: int
     attempts: int
     event: bytes
+    traceparent: bytes | None
 
 
 async def know_accounts(connection: Connection, account_ids: Iterable[str]) -> dict[str, str]:
@@ -214,6 +215,16 @@ async def lease(connection: Connection, message_ids: Sequence[str], lease_second
     """Lease locked deliveries under their next epochs."""
     rows = await connection.fetch(QUERIES["lease"], message_ids, lease_seconds)
     return [LeasedRow(str(row["message_id"]), *row[1:]) for row in rows]
+
+
+async def oldest_due_seconds(pool: Pool) -> float:
+    """Return for how long the delivery that was due first has waited to be leased."""
+    return float(await pool.fetchval(QUERIES["oldest_due"]))
+
+
+async def count_doubts(pool: Pool) -> float:
+    """Return how many deliveries are in doubt, up to 100,000."""
+    return float(await pool.fetchval(QUERIES["count_doubts"]))
 
 
 async def ending(connection: Connection, limit: int) -> list[Delivery]:

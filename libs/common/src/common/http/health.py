@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
+from common.kafka.consumer import RETRYABLE
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from common.kafka.consumer import ConsumerHealth
+    from common.kafka.consumer import Subscription
+    from common.kafka.table import TableReader
     from common.postgres.pool import Pool
 
 Check = Callable[[], Awaitable[str | None]]
 NOT_READY = "A part is missing, or did not answer within 2 seconds."
+STUCK_SECONDS = 30.0
 _CHECK_SECONDS = 2.0
+_ASK_SECONDS = 1.5
 
 
 class Liveness(BaseModel):
@@ -72,12 +78,39 @@ def postgres_check(pool: Pool) -> Check:
     return check
 
 
-def consumer_check(health: ConsumerHealth) -> Check:
-    """Check that a subscription has partitions (or idles beside a copy that has them) and does not fail."""
+def consumer_check(subscription: Subscription[Any]) -> Check:
+    """Check that a subscription has partitions (or idles beside a copy that has them), does not fail, and moves.
+
+    It is stuck when records have waited for half a minute while none was handled; who does not ask often enough to see
+    that is told by the batch in hand.
+    """
+    health = subscription.health
 
     async def check() -> str | None:
         if health.failing_since is not None:
             return f"group {health.group} waits: {health.last_error}"
-        return None if health.assigned else f"group {health.group} has no assignment yet"
+        if not health.assigned:
+            return f"group {health.group} has no assignment yet"
+        try:
+            async with asyncio.timeout(_ASK_SECONDS):
+                lag = await subscription.lag()
+        except RETRYABLE as error:
+            return f"group {health.group}: Kafka does not tell its lag: {type(error).__name__}"
+        if (seconds := health.stuck_seconds()) > STUCK_SECONDS:
+            return f"group {health.group} is stuck: {lag} records wait and none was handled for {seconds:.0f} s"
+        return None
+
+    return check
+
+
+def table_check(reader: TableReader[Any]) -> Check:
+    """Check that a reader of a compacted topic knows everything as of a second ago."""
+
+    async def check() -> str | None:
+        if reader.fresh:
+            return None
+        if math.isinf(reader.stale_seconds):
+            return f"the reader of {reader.topic} has not read to its end yet"
+        return f"the reader of {reader.topic} is {reader.stale_seconds:.1f} s old"
 
     return check

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, TypeVar
 
 import httpx
@@ -19,11 +20,15 @@ from common.contracts.vault import (
     SealCall,
 )
 from common.kafka.consumer import RetryableError
+from common.telemetry.measuring import Measures
+from common.telemetry.metrics import HTTP_CLIENT_DURATION
+from common.telemetry.tracing import CONTEXTS_HEADER, OFF, contexts_header, end_all
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from common.security.tokens import TokenIssuer
+    from common.telemetry.tracing import Tracer
 
 AUDIENCE = "vault"
 _TIMEOUT = httpx.Timeout(10.0, connect=2.0)
@@ -44,8 +49,12 @@ class VaultRefusedError(Exception):
 class VaultClient:
     """Seal, open and disclose in batches over kept connections."""
 
-    def __init__(self, url: str, issuer: TokenIssuer) -> None:
+    def __init__(
+        self, url: str, issuer: TokenIssuer, *, tracer: Tracer = OFF, measures: Measures | None = None
+    ) -> None:
         self._issuer = issuer
+        self._tracer = tracer
+        self._durations = (measures or Measures()).durations(HTTP_CLIENT_DURATION)
         self._http = httpx.AsyncClient(base_url=url, timeout=_TIMEOUT, limits=_LIMITS, trust_env=False)
 
     async def close(self) -> None:
@@ -66,10 +75,19 @@ class VaultClient:
 
     async def _post(self, path: str, call: BaseModel, answers: type[T]) -> T:
         headers = {"content-type": "application/json", **self._issuer.headers(AUDIENCE)}
+        spans = self._tracer.call(f"POST {path}", {"http.request.method": "POST", "url.path": path})
+        if spans:
+            headers[CONTEXTS_HEADER] = contexts_header(spans)
+        started, status = time.monotonic(), "cancelled"
         try:
             response = await self._http.post(path, content=call.__pydantic_serializer__.to_json(call), headers=headers)
+            status = str(response.status_code)
         except httpx.TransportError as error:
+            status = type(error).__name__
             raise VaultUnavailableError(f"{path}: {type(error).__name__}") from error
+        finally:
+            self._durations.record(time.monotonic() - started, "POST", path, status)
+            end_all(spans, None if status == "200" else status)
         if response.status_code in _FORBIDDEN:
             raise VaultRefusedError(f"{path}: {response.status_code}; check the identity keys of this deployment")
         if response.status_code != httpx.codes.OK:

@@ -28,12 +28,17 @@ from faststream import AckPolicy
 from faststream.kafka import KafkaBroker
 from faststream.kafka.message import KafkaAckableMessage
 from faststream.security import SASLScram256
+from opentelemetry.trace import SpanKind
 
-from common.events.envelope import Event, EventError, decode
+from common.events.envelope import Event, EventError, decode, traceparent_of
+from common.kafka.health import ConsumerHealth
 from common.kafka.publisher import PublishError
 from common.kafka.records import Record
 from common.kafka.topics import dlq_name
 from common.pacing import cycle_seconds_after
+from common.telemetry.measuring import Measures
+from common.telemetry.metrics import PROCESS_DURATION
+from common.telemetry.tracing import OFF, OpenSpan, Tracer, is_sampled
 from common.times import now, rfc3339
 
 if TYPE_CHECKING:
@@ -80,10 +85,16 @@ E = TypeVar("E", bound=Event)
 
 @dataclass(frozen=True, slots=True)
 class Received(Generic[E]):
-    """A decoded event with the record that carried it."""
+    """A decoded event with the record that carried it, and its span when it is sampled."""
 
     event: E
     record: ConsumerRecord
+    span: OpenSpan | None = None
+
+    @property
+    def traceparent(self) -> bytes | None:
+        """The trace context that everything this record causes carries on."""
+        return traceparent_of(self.record.headers) if self.span is None else self.span.traceparent
 
 
 class BatchHandler(Protocol[E]):
@@ -91,19 +102,6 @@ class BatchHandler(Protocol[E]):
 
     async def __call__(self, batch: Sequence[Received[E]], /) -> None:
         """Store, publish, return; the offsets are committed after that."""
-
-
-@dataclass(slots=True)
-class ConsumerHealth:
-    """What readiness and lag reports need of one subscription."""
-
-    group: str
-    topic: str
-    handled: int = 0
-    dead_lettered: int = 0
-    failing_since: float | None = None
-    last_error: str | None = None
-    assigned: bool = False
 
 
 class _Drain(ConsumerRebalanceListener):  # type: ignore[misc]
@@ -157,11 +155,14 @@ class Subscription(Generic[E]):
     cycle_seconds: float = 0.025
     backoff_seconds_max: float = BACKOFF_SECONDS_MAX
     stop_process: Callable[[], None] = lambda: None
+    tracer: Tracer = OFF
+    measures: Measures = field(default_factory=Measures)
     health: ConsumerHealth = field(init=False)
     _in_hand: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
     _failures: int = field(default=0, init=False)
     _recent_bugs: dict[tuple[int, int], float] = field(default_factory=dict, init=False)
     _subscriber: LogicSubscriber[Any] | None = field(default=None, init=False)
+    _handled_to: dict[TopicPartition, int] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         self.health = ConsumerHealth(self.group, self.event.TOPIC)
@@ -177,7 +178,7 @@ class Subscription(Generic[E]):
             batch_timeout_ms=10,
             auto_offset_reset="earliest",
             ack_policy=AckPolicy.MANUAL,
-            listener=_Drain(self._in_hand, self.health, self.guard_fetches),
+            listener=_Drain(self._in_hand, self.health, self._assigned),
             session_timeout_ms=SESSION_TIMEOUT_MS,
             heartbeat_interval_ms=HEARTBEAT_MS,
             max_partition_fetch_bytes=2 * 1024 * 1024,
@@ -198,6 +199,31 @@ class Subscription(Generic[E]):
     def _consumer(self) -> Any:
         assert self._subscriber is not None, "attach the subscription to a broker first"
         return self._subscriber.consumer
+
+    async def lag(self) -> int:
+        """Return how many records on the partitions of this copy are not handled yet; asks Kafka.
+
+        Raises:
+            KafkaError or TimeoutError: Kafka does not answer.
+        """
+        consumer = self._consumer
+        places = list(consumer.assignment()) if self.health.assigned else []
+        ends = await consumer.end_offsets(places) if places else {}
+        waiting = 0
+        for place, end in ends.items():
+            handled_to = self._handled_to.get(place)
+            waiting += end - (await consumer.position(place) if handled_to is None else handled_to)
+        if waiting <= 0:
+            self.health.behind_since = None
+        elif self.health.behind_since is None:
+            self.health.behind_since = time.monotonic()
+        return max(waiting, 0)
+
+    def _assigned(self) -> None:
+        self._handled_to.clear()
+        if not self._in_hand.locked():
+            self.health.forget()
+        self.guard_fetches()
 
     def guard_fetches(self) -> None:
         """Make a record that the client cannot even decode (a header name that is no UTF-8) show: not ready, not hot.
@@ -226,10 +252,12 @@ class Subscription(Generic[E]):
         try:
             async with self._in_hand:
                 records = self._still_ours(records)
+                self.health.begin(records)
                 await self._handle(records)
                 await self._commit(records)
         except RETRYABLE as error:
             self._note_failure(error)
+            self._measure(started, type(error).__name__)
             self._rewind(records)
             await asyncio.sleep(self._backoff_seconds())
             return
@@ -239,10 +267,15 @@ class Subscription(Generic[E]):
             self.stop_process()
             await asyncio.sleep(self.backoff_seconds_max)
             return
-        self._failures, self.health.failing_since, self.health.last_error = 0, None, None
-        self.health.handled += len(records)
+        self._failures = 0
+        self.health.done(len(records))
+        self._measure(started, "")
         cycle_seconds = cycle_seconds_after(len(records), self.cycle_seconds, self.records_max)
         await asyncio.sleep(max(0.0, started + cycle_seconds - time.monotonic()))
+
+    def _measure(self, started: float, error: str) -> None:
+        durations = self.measures.durations(PROCESS_DURATION)
+        durations.record(time.monotonic() - started, "kafka", self.health.topic, self.group, error)
 
     def _still_ours(self, records: Sequence[ConsumerRecord]) -> Sequence[ConsumerRecord]:
         """Leave out what a rebalance took away between the fetch and now: another copy may be at it already."""
@@ -254,11 +287,16 @@ class Subscription(Generic[E]):
         dead: list[Record] = []
         for record in records:
             try:
-                batch.append(Received(decode(self.event, record.value, record.headers), record))
+                event = decode(self.event, record.value, record.headers)
+                batch.append(Received(event, record, self._begin_span(record) if self.tracer.on else None))
             except EventError as error:
                 dead.append(self._dead_letter(record, str(error)))
-        if batch:
-            dead += await self._handle_decoded(batch)
+        try:
+            dead += await self._handle_decoded(batch) if batch else []
+        except Exception as error:
+            _end_spans(batch, type(error).__name__)
+            raise
+        _end_spans(batch)
         if dead:
             await self.publisher.publish(dead)
             self.health.dead_lettered += len(dead)
@@ -266,16 +304,34 @@ class Subscription(Generic[E]):
 
     async def _handle_decoded(self, batch: Sequence[Received[E]]) -> list[Record]:
         try:
-            await self.handler(batch)
+            with self.tracer.carry(received.span.traceparent if received.span else None for received in batch):
+                await self.handler(batch)
         except RETRYABLE:
             raise
         except Exception as error:
             if len(batch) > 1:
                 return [dead for received in batch for dead in await self._handle_decoded([received])]
             self._count_bug(batch[0].record, error)
-            log.exception("group %s could not handle a record", self.group)
+            with self.tracer.carry([batch[0].traceparent]):
+                log.exception("group %s could not handle a record", self.group)
+            if batch[0].span is not None:
+                batch[0].span.fail(type(error).__name__)
             return [self._dead_letter(batch[0].record, f"handler: {type(error).__name__}")]
         return []
+
+    def _begin_span(self, record: ConsumerRecord) -> OpenSpan | None:
+        if not is_sampled(traceparent := traceparent_of(record.headers)):
+            return None
+        attributes = {
+            "messaging.system": "kafka",
+            "messaging.operation.name": "process",
+            "messaging.operation.type": "process",
+            "messaging.destination.name": record.topic,
+            "messaging.destination.partition.id": str(record.partition),
+            "messaging.kafka.offset": record.offset,
+            "messaging.consumer.group.name": self.group,
+        }
+        return self.tracer.follow(traceparent, f"process {record.topic}", SpanKind.CONSUMER, attributes)
 
     def _count_bug(self, record: ConsumerRecord, error: Exception) -> None:
         """Count a record once, however often an outage makes its batch come again."""
@@ -307,6 +363,7 @@ class Subscription(Generic[E]):
             offsets[place] = max(offsets.get(place, 0), record.offset + 1)
         if offsets:
             await self._consumer.commit(offsets)
+            self._handled_to |= offsets
 
     def _rewind(self, records: Sequence[ConsumerRecord]) -> None:
         earliest: dict[TopicPartition, int] = {}
@@ -320,10 +377,14 @@ class Subscription(Generic[E]):
 
     def _note_failure(self, error: BaseException) -> None:
         self._failures += 1
-        self.health.last_error = type(error).__name__
-        if self.health.failing_since is None:
-            self.health.failing_since = time.monotonic()
+        if self.health.failed(type(error).__name__):
             log.warning("group %s waits: %s", self.group, type(error).__name__)
 
     def _backoff_seconds(self) -> float:
         return float(min(BACKOFF_SECONDS_FIRST * 2 ** min(self._failures - 1, 8), self.backoff_seconds_max))
+
+
+def _end_spans(batch: Sequence[Received[Any]], error: str | None = None) -> None:
+    for received in batch:
+        if received.span is not None:
+            received.span.end(error, {"messaging.batch.message_count": len(batch)})

@@ -9,18 +9,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
+from collections import Counter
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 from aiokafka.partitioner import murmur2
+from opentelemetry.trace import SpanKind
+
+from common.events.envelope import traceparent_of
+from common.telemetry.measuring import Measures
+from common.telemetry.metrics import SEND_DURATION, SENT_MESSAGES
+from common.telemetry.tracing import OFF, end_all, is_sampled
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Sequence
 
     from common.kafka.records import Record
     from common.kafka.settings import KafkaAccess
+    from common.telemetry.tracing import Attributes, OpenSpan, Tracer
 
 BATCH_BYTES_MAX = 512 * 1024
 REQUEST_BYTES_MAX = 4 * 1024 * 1024
@@ -42,8 +51,19 @@ def partition_of(key: bytes, partitions: int) -> int:
 class Publisher:
     """Publishes records with all in-sync replicas' acknowledgement; safe to call from several tasks at once."""
 
-    def __init__(self, access: KafkaAccess, *, client_id: str, timeout_seconds: float = 10.0) -> None:
+    def __init__(
+        self,
+        access: KafkaAccess,
+        *,
+        client_id: str,
+        timeout_seconds: float = 10.0,
+        tracer: Tracer = OFF,
+        measures: Measures | None = None,
+    ) -> None:
         self._access = access
+        self._tracer = tracer
+        self._sent = (measures or Measures()).counts(SENT_MESSAGES)
+        self._durations = (measures or Measures()).durations(SEND_DURATION)
         self._client_id = client_id
         self._timeout_seconds = timeout_seconds
         self._producer: AIOKafkaProducer | None = None
@@ -61,6 +81,37 @@ class Publisher:
         """Write all records and wait for Kafka's acknowledgement, or raise PublishError."""
         if not records:
             return
+        spans = self._spans(records) if self._tracer.on else ()
+        started, error = time.monotonic(), "cancelled"
+        try:
+            await self._publish(records)
+            error = ""
+        except PublishError:
+            error = PublishError.__name__
+            raise
+        finally:
+            self._durations.record(time.monotonic() - started, "kafka", "send", error)
+            end_all(spans, error or None)
+        for topic, count in Counter(record.topic for record in records).items():
+            self._sent.add(count, "kafka", topic)
+
+    def _spans(self, records: Sequence[Record]) -> list[OpenSpan]:
+        sampled = [record for record in records if is_sampled(traceparent_of(record.headers))]
+        return [span for record in sampled if (span := self._span(record, len(records))) is not None]
+
+    def _span(self, record: Record, count: int) -> OpenSpan | None:
+        attributes: Attributes = {
+            "messaging.system": "kafka",
+            "messaging.operation.name": "send",
+            "messaging.operation.type": "send",
+            "messaging.destination.name": record.topic,
+            "messaging.batch.message_count": count,
+        }
+        return self._tracer.follow(
+            traceparent_of(record.headers), f"send {record.topic}", SpanKind.PRODUCER, attributes
+        )
+
+    async def _publish(self, records: Sequence[Record]) -> None:
         producer = await self._connected()
         try:
             async with asyncio.timeout(self._timeout_seconds):

@@ -45,6 +45,11 @@ class TableReader(Generic[E]):
         self._task: asyncio.Task[None] | None = None
 
     @property
+    def topic(self) -> str:
+        """The topic that is read."""
+        return self._event.TOPIC
+
+    @property
     def stale_seconds(self) -> float:
         """Seconds since the reader was last known to have everything; infinite before the first time."""
         return float("inf") if self._confirmed_at is None else time.monotonic() - self._confirmed_at

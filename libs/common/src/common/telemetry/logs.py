@@ -9,10 +9,12 @@ import traceback
 
 import orjson
 
+from common.telemetry.tracing import in_hand
 from common.times import now, rfc3339
 
 REPEAT_SECONDS = 30.0
-_OUTAGE_LOGGERS = ("aiokafka", "asyncpg.pool", "common.kafka.table", "ingestion.congestion")
+TRACE_IDS_MAX = 5
+_OUTAGE_LOGGERS = ("aiokafka", "asyncpg.pool", "common.kafka.table", "ingestion.congestion", "opentelemetry")
 _CHATTY = ("aiokafka", "httpx", "httpcore", "uvicorn.error")
 # They warn of what is meant (topics are never created by a service) and of what heals (a broker that is starting).
 _WARNING_TOO_EASILY = ("aiokafka.consumer.group_coordinator", "common.kafka.consumer.framework")
@@ -33,6 +35,7 @@ class JsonFormatter(logging.Formatter):
             "service": self._service,
             "logger": record.name,
             "message": _message(record),
+            **_traces(),
         }
         if record.exc_info and record.exc_info[0] is not None:
             line["error"] = record.exc_info[0].__name__
@@ -52,12 +55,25 @@ class OncePerOutage(logging.Filter):
         """Tell whether a record is to be written."""
         if not record.name.startswith(_OUTAGE_LOGGERS):
             return True
-        moment, line = time.monotonic(), (record.name, _message(record))
+        # the exporter's lines differ in the pause before the next try
+        text = record.msg if record.name.startswith("opentelemetry") else _message(record)
+        moment, line = time.monotonic(), (record.name, str(text))
         if moment - self._said_at.get(line, -REPEAT_SECONDS) < REPEAT_SECONDS:
             return False
         self._said_at = {said: at for said, at in self._said_at.items() if moment - at < REPEAT_SECONDS}
         self._said_at[line] = moment
         return True
+
+
+def _traces() -> dict[str, str | list[str]]:
+    """Return the ids of the sampled messages in hand: of one its trace and span, of a batch some of its traces."""
+    found = in_hand()
+    if found is None:
+        return {}
+    ids = [context.decode().split("-") for context in found.contexts[:TRACE_IDS_MAX]]
+    if found.messages == 1:
+        return {"trace_id": ids[0][1], "span_id": ids[0][2]}
+    return {"trace_ids": [trace_id for _, trace_id, _, _ in ids]}
 
 
 def _message(record: logging.LogRecord) -> str:

@@ -26,15 +26,26 @@ PortOption = Annotated[
     typer.Option("--port", help="NAME=NUMBER or NAME=auto, repeatable; also WAYSTATION_PORTS, by commas."),
 ]
 
+OtlpOption = Annotated[
+    str | None,
+    typer.Option("--otlp", help="Send traces and metrics to this collector, as http://HOST:4318 (OTLP over HTTP)."),
+]
+SampleOption = Annotated[
+    float | None,
+    typer.Option("--sample", min=0, max=1, help="The share of messages that is traced; 0.01 unless told otherwise."),
+]
 DockerFlag = Annotated[
     bool, typer.Option("--docker", help="The stack in containers (docker compose); its folder is .waystation/docker.")
 ]
 
 
 def up(
+    *,
     infra: Annotated[bool, typer.Option("--infra", help="Only Kafka and PostgreSQL, topics, databases.")] = False,
     port: PortOption = None,
     docker: DockerFlag = False,
+    otlp: OtlpOption = None,
+    sample: SampleOption = None,
     home: HomeOption = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -42,13 +53,13 @@ def up(
     output = Output(as_json)
     composed = _composed(home, docker=docker, silent=as_json)
     if composed is not None:
-        composed.up(["topics", "databases"] if infra else [])
+        composed.up(["topics", "databases"] if infra else [], _telemetry(otlp, sample))
         output.say(f"the containers of {composed.project} are up; {composed.layout.home} has what the command needs")
         _show_status(composed, output)
         return
     given = port or [pair for pair in os.environ.get("WAYSTATION_PORTS", "").split(",") if pair]
     stack = Stack.open(home, ports=stack_ports.parse(given), report=ConsoleReport(silent=as_json))
-    started = stack.up_infra() if infra else stack.up()
+    started = stack.up_infra() if infra else stack.up(_telemetry(otlp, sample))
     output.say(f"the stack in {stack.layout.home} is up{'' if started else ' already'}")
     _show_status(stack, output)
 
@@ -104,6 +115,11 @@ def migrate(home: HomeOption = None, as_json: JsonFlag = False) -> None:
     applied = stack.migrate()
     rows = [(service, name) for service, names in applied.items() for name in names]
     Output(as_json).show(applied, lambda: table(("service", "applied"), rows) if rows else "nothing to apply")
+
+
+def _telemetry(otlp: str | None, sample: float | None) -> dict[str, str]:
+    asked = {"OTEL_EXPORTER_OTLP_ENDPOINT": otlp, "OTEL_TRACES_SAMPLER_ARG": None if sample is None else str(sample)}
+    return {name: value for name, value in asked.items() if value is not None}
 
 
 def _composed(home: Path | None, *, docker: bool, silent: bool = True) -> ComposeStack | None:

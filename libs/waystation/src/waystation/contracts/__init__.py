@@ -1,6 +1,6 @@
 """What others may rely on, generated from the models, the routes and the topic registry.
 
-    python -m waystation.contracts           write contracts/ and docs/events.md
+    python -m waystation.contracts           write contracts/ and docs/events.md, docs/metrics.md
     python -m waystation.contracts --check   say what differs and exit 1
 
 Schema snapshots of events, the AsyncAPI document of all topics, an OpenAPI document for each service, the table of
@@ -19,6 +19,7 @@ from waystation.contracts.asyncapi import asyncapi_document, read_examples
 from waystation.contracts.catalogue import catalogue
 from waystation.contracts.openapi import openapi_documents
 from waystation.contracts.statements import STATEMENTS
+from waystation.metrics_document import metrics_document
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,6 +40,7 @@ def generate(checkout: Path) -> dict[str, str]:
         if event in STATEMENTS:
             files[f"{folder}/statement.schema.json"] = _schema(STATEMENTS[event])
     files["docs/events.md"] = catalogue(registry)
+    files["docs/metrics.md"] = metrics_document()
     files[ASYNCAPI] = asyncapi_document(registry, read_examples(checkout))
     return {**files, **openapi_documents()}
 

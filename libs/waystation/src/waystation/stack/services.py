@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from waystation.stack.credentials import Passwords
 
 PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR", "PYTHONDEVMODE")
+PASSED_ON_PREFIX = "OTEL_"
 STOP_SIGNALS = ((signal.SIGTERM, 30.0),)
 VAULT_CALLERS = ("ingestion", "moderation", "routing")
 
@@ -43,10 +44,14 @@ def service_environment(
     """The whole environment of one copy of a service.
 
     Settings carry the service's name as prefix. What the caller's own environment sets under that prefix and is not
-    decided here (a log level, a policy file) is passed on.
+    decided here (a log level, a policy file) is passed on, and so are OpenTelemetry's own variables.
     """
     prefix = f"{service.upper()}_"
-    inherited = {name: os.environ[name] for name in os.environ if name in PASSED_ON or name.startswith(prefix)}
+    inherited = {
+        name: os.environ[name]
+        for name in os.environ
+        if name in PASSED_ON or name.startswith((prefix, PASSED_ON_PREFIX))
+    }
     fixed = _common(layout, state, passwords, service, instance)
     offered = {name: value for name, value in _offered(state, service).items() if prefix + name not in inherited}
     settings = {prefix + name: value for name, value in {**offered, **fixed}.items()}

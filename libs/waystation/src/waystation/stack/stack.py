@@ -101,13 +101,13 @@ class Stack(StackAddresses):
 
     # Up and down
 
-    def up(self) -> bool:
-        """Everything; true when something had to be started."""
+    def up(self, extra_env: Mapping[str, str] | None = None) -> bool:
+        """Everything; true when something had to be started. `extra_env` goes to the services that are started."""
         with self._lock():
             started = self.up_infra()
             missing = [name for name in SERVICES if self._supervisor.running(process_name(name)) is None]
             for service in missing:
-                self.start_service(service, wait=False)
+                self.start_service(service, extra_env=extra_env, wait=False)
             for service in SERVICES:
                 self.wait_ready(service)
                 if service in missing:
