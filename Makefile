@@ -21,7 +21,7 @@ DEPTRY := --ignore DEP002 --package-module-name-map waystation-common=common,pyj
 EMPTY_IS_FINE := || [ $$? -eq 5 ]
 
 .NOTPARALLEL:
-.PHONY: help install fmt lint types arch contracts test test-unit test-integration check up down up-docker down-docker demo bench chaos migrate clean train eval need-data
+.PHONY: help install fmt lint types arch contracts test test-unit test-integration check up down up-docker down-docker demo bench bench-overload chaos migrate clean train eval need-data
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-18s%s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -90,8 +90,11 @@ migrate: install ## apply new migrations to the running stack
 demo: install ## watch messages go down the whole road
 	$(BIN)/waystation demo
 
-bench: install ## how much the road carries
+bench: install ## how much the road carries; PEER=postfix compares with a relay
 	$(BIN)/python bench/road.py
+
+bench-overload: install ## ten minutes of more than the road carries
+	$(BIN)/python bench/road.py --only overload --output bench/results/overload.json
 
 TRAINING := services/moderation/training
 WEIGHTS := services/moderation/src/moderation/models/weights
