@@ -72,6 +72,7 @@ class Push:
 
         def finish() -> None:
             self._stopping.set()
+            self._metrics.shutdown(timeout_millis=0)
             self._provider.shutdown()
             with contextlib.suppress(RuntimeError):  # nobody waits any more: the loop is closed
                 loop.call_soon_threadsafe(done.set)
@@ -121,6 +122,10 @@ class _Queue(BatchSpanProcessor):
             max_export_batch_size=BATCH_SPANS_MAX,
         )
         self._counts = counts
+
+    def shutdown(self) -> None:
+        """Send what is left, for as long as a process that stops may wait; then give up, in the worker too."""
+        self._batch_processor.shutdown(timeout_millis=int(STOP_SECONDS * 1000))
 
     def on_end(self, span: ReadableSpan) -> None:
         """Take over a span."""
