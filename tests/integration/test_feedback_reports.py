@@ -51,10 +51,10 @@ async def carried(road, account):
     """The header of a mail as the provider got it, and the message's id."""
     recipient = f"reader-{uuid.uuid4().hex[:8]}@example.org"
     (admitted,) = await road.send(account, items([recipient], tag="feedback"))
-    wait_until_settled(road.stack, [admitted.id])
+    wait_until_settled(road.stack, [admitted.message_id])
     (mail,) = [one for one in road.recorded() if recipient == one.rcpt_to]
     header = mail.content.partition(b"\r\n\r\n")[0].replace(b"\r\n", b"\n").decode()
-    return header, admitted.id
+    return header, admitted.message_id
 
 
 def report(header, kind="abuse", complainant="jane.roe@example.org"):
@@ -73,10 +73,14 @@ def filed(road, tmp_path, text, status=0):
 def test_a_report_about_a_carried_mail_is_a_complaint_about_its_account(road, account, carried, tmp_path):
     header, message_id = carried
     found = filed(road, tmp_path, report(header))
-    assert (found["account_id"], found["message_id"], found["found_by"]) == (account.id, message_id, "Feedback-ID")
+    assert (found["account_id"], found["message_id"], found["found_by"]) == (
+        account.account_id,
+        message_id,
+        "Feedback-ID",
+    )
     assert found["warning"] is None
     assert filed(road, tmp_path, report(header))["id"] == found["id"], "the same mail is the same complaint"
-    listed = run_command(road.stack, "complaints", "list", "--account", account.id)["complaints"]
+    listed = run_command(road.stack, "complaints", "list", "--account", account.account_id)["complaints"]
     (complaint,) = [one for one in listed if one["id"] == found["id"]]
     assert (complaint["clause"], complaint["category"], complaint["origin"]) == ("R5.1", "unsolicited", "provider")
     assert complaint["report"]["arrived_at"] == "2026-11-22T20:49:33.000Z"
@@ -85,7 +89,11 @@ def test_a_report_about_a_carried_mail_is_a_complaint_about_its_account(road, ac
 def test_a_mail_that_names_only_the_message_is_matched_by_what_the_door_knows(road, account, carried, tmp_path):
     header, message_id = carried
     found = filed(road, tmp_path, report(without(header, "Feedback-ID"), kind="fraud"))
-    assert (found["account_id"], found["message_id"], found["found_by"]) == (account.id, message_id, "Message-ID")
+    assert (found["account_id"], found["message_id"], found["found_by"]) == (
+        account.account_id,
+        message_id,
+        "Message-ID",
+    )
 
 
 def test_a_redacted_report_is_kept_for_a_person_who_assigns_and_decides(road, account, carried, tmp_path):
@@ -93,14 +101,14 @@ def test_a_redacted_report_is_kept_for_a_person_who_assigns_and_decides(road, ac
     text = report(without(header, "Feedback-ID", "Message-ID") + f"\nMessage-ID: <{uuid.uuid4().hex}@redacted>")
     found = filed(road, tmp_path, text)
     assert (found["account_id"], found["message_id"]) == (None, None)
-    assert account.id in found["candidates"]
+    assert account.account_id in found["candidates"]
     confirm = ("complaints", "confirm", found["id"], "--standing", "warned", "--reason", "seen")
     assert "assign it first" in run_command(road.stack, *confirm, status=1)["error"]
     waiting = run_command(road.stack, "complaints", "list", "--unmatched", "--state", "received", "--limit", "500")
     (kept,) = [one for one in waiting["complaints"] if one["id"] == found["id"]]
     assert kept["report"]["sender_domain"] == INBOX.partition("@")[2]
-    assigned = run_command(road.stack, "complaints", "assign", found["id"], "--account", account.id)
-    assert assigned["account_id"] == account.id
+    assigned = run_command(road.stack, "complaints", "assign", found["id"], "--account", account.account_id)
+    assert assigned["account_id"] == account.account_id
     other = run_command(road.stack, "complaints", "assign", found["id"], "--account", "another", status=1)
     assert "another account" in other["error"]
     assert run_command(road.stack, *confirm)["decision"]["standing"] == "warned"

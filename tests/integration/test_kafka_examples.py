@@ -42,7 +42,7 @@ async def message(road):
     """One message that was handed over."""
     account = road.create_account("of the examples")
     (admitted,) = await road.send(account, items(["reader@example.org"], tag="examples"))
-    assert wait_until_settled(road.stack, [admitted.id]) == {admitted.id: "handed_over"}
+    assert wait_until_settled(road.stack, [admitted.message_id]) == {admitted.message_id: "handed_over"}
     return admitted
 
 
@@ -87,15 +87,15 @@ def test_standings_tells_the_newest_revision_of_each_account(road, bus, client_f
 
 async def test_receipts_are_followed_in_a_group_and_not_told_again(road, client_file, message):
     group = f"tests.{new_id()}"
-    told = [row for row in python("follow_receipts.py", client_file, group, "6") if row[1] == message.id]
+    told = [row for row in python("follow_receipts.py", client_file, group, "6") if row[1] == message.message_id]
     assert told[-1][3] == "handed_over"
     assert [int(row[2]) for row in told] == sorted({int(row[2]) for row in told})
-    assert [row for row in python("follow_receipts.py", client_file, group, "6") if row[1] == message.id] == []
+    assert [row for row in python("follow_receipts.py", client_file, group, "6") if row[1] == message.message_id] == []
 
 
 async def test_verdicts_are_read_with_their_policy(client_file, message):
-    ((_, message_id, action, clauses, policy),) = python("verdicts.py", client_file, message.id)
-    assert (message_id, action, clauses) == (message.id, "allow", "-")
+    ((_, message_id, action, clauses, policy),) = python("verdicts.py", client_file, message.message_id)
+    assert (message_id, action, clauses) == (message.message_id, "allow", "-")
     assert policy.startswith("road@sha256:")
 
 
@@ -105,7 +105,7 @@ async def test_signatures_are_verified_with_public_keys_alone(road, bus, client_
     genuine = next(
         json.loads(record.value())["receipt"]
         for record in bus.read("routing.receipts")
-        if message.id in str(record.value())
+        if message.message_id in str(record.value())
     )
     forged = Signed(statement={**genuine["statement"], "state": "refused"}, proof=Proof(**genuine["proof"]))
     (place,) = bus.written("routing", [encode(ReceiptIssued(receipt=forged))])
@@ -143,5 +143,5 @@ def test_kcat_reads_the_whole_of_the_compacted_topic(road, client_file):
 
 @needs_kcat
 async def test_kcat_finds_the_receipts_of_one_message(client_file, message):
-    rows = run("sh", "receipts.sh", client_file, message.id)
-    assert {json.loads(row[1])["receipt"]["statement"]["message_id"] for row in rows} == {message.id}
+    rows = run("sh", "receipts.sh", client_file, message.message_id)
+    assert {json.loads(row[1])["receipt"]["statement"]["message_id"] for row in rows} == {message.message_id}

@@ -315,6 +315,7 @@ PUBLIC = {
     ("ingestion", "get", "/v1/messages/{message_id}"),
     ("ingestion", "get", "/v1/rules"),
     ("enforcement", "post", "/v1/complaints"),
+    ("enforcement", "post", "/v1/complaints:report"),
     *((service, "get", path) for service in SERVICES for path in ("/livez", "/readyz", "/metrics")),
 }
 """What is open to all, or to who has an account's key; everything else needs a token."""
