@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import httpx
 import pytest
@@ -52,8 +53,10 @@ def exercise(road, service, who, tmp_path):
         *("--checks", ",".join(CHECKS), "--phases", PHASES["nobody" if who == "nobody" else "caller"], "--mode", "all"),
         *("--max-examples", str(EXAMPLES_MAX), "--seed", str(SEED), "--no-color", "--continue-on-failure"),
     ]
+    hooks = {"SCHEMATHESIS_HOOKS": "schemathesis_hooks", "PYTHONPATH": str(Path(__file__).parent)}
+    environment = {**os.environ, **hooks, "CI": "1"}
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=250, check=False, cwd=tmp_path, env={**os.environ, "CI": "1"}
+        command, capture_output=True, text=True, timeout=250, check=False, cwd=tmp_path, env=environment
     )
     return done.returncode, done.stdout + done.stderr
 

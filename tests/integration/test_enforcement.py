@@ -317,7 +317,9 @@ async def test_a_revision_swept_late_does_not_become_the_last_record_of_its_acco
         assert time.monotonic() < deadline
         await asyncio.sleep(0.2)
     events = await asyncio.to_thread(published, stopped, account)
-    assert {(event.standing, event.revision) for event in events} == {("good", 2)}
+    told = [(event.standing, event.revision) for event in events]
+    assert told[-1] == ("good", 2)
+    assert told == sorted(told, key=lambda one: one[1]), "a machine that is slow may tell revision 1, but not after 2"
 
 
 async def test_two_copies_that_publish_take_turns(account, pool, stack):
