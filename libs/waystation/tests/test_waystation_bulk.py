@@ -138,7 +138,8 @@ def test_what_is_wrong_names_line_and_field_and_the_rest_is_sent():
         "line 8": "holds what is no UTF-8, or half a surrogate pair",
         "line 9": "is no JSON",
     }
-    assert "line 7: legal_basis" in tally.text()
+    shown = [line.partition(":")[0] for line in tally.text().splitlines()[1:]]
+    assert shown == ["line 2", "line 4", "line 5", "line 6", "line 7", "line 8", "line 9"]
 
 
 def test_a_line_beyond_the_limit_is_passed_over_without_being_held():
@@ -204,7 +205,7 @@ def test_an_empty_field_says_nothing_and_a_basis_without_reference_is_attested()
 )
 def test_a_first_row_that_names_no_columns_is_refused_before_anything_is_sent(header, words):
     with pytest.raises(CommandError, match=words) as refused:
-        list(items_from_csv(io.StringIO(f"{header}\na,b\n")))
+        items_from_csv(io.StringIO(f"{header}\na,b\n"))
     assert "idempotency_key" in refused.value.next_step
 
 

@@ -100,7 +100,8 @@ class Tally:
         """What a person needs to know: the sums, then each refusal with its line."""
         total = f"{self.accepted} accepted ({self.before} of them by an earlier run), {self.refused} refused"
         lines = [total + (f", {self.repeated} repeated lines sent once" if self.repeated else "")]
-        lines += [f"{each.source}: {each.reason}" for each in self.refusals]
+        in_order = sorted(self.refusals, key=lambda each: int(each.source.removeprefix("line ")))
+        lines += [f"{each.source}: {each.reason}" for each in in_order]
         if self.refused > len(self.refusals):
             lines.append(f"... and {self.refused - len(self.refusals)} more; --results FILE writes all of them")
         if self.stopped is not None:
@@ -147,7 +148,10 @@ def items_from_csv(lines: TextIO) -> Iterator[Line]:
         CommandError: the first row does not name the columns.
     """
     reader = csv.reader(lines, strict=True)
-    header = _csv_header(reader)
+    return _rows(reader, _csv_header(reader))
+
+
+def _rows(reader: Any, header: Sequence[str]) -> Iterator[Line]:
     while True:
         try:
             row = next(reader, None)
