@@ -32,6 +32,7 @@ from moderation.api import operator_routes
 from moderation.attachments import EICAR
 from moderation.handlers import on_message_admitted
 from moderation.policy.reading import read_policy
+from moderation.screening import Screener
 from waystation.stack import checkout_folder
 
 pytestmark = pytest.mark.integration
@@ -62,7 +63,7 @@ class Copy:
         self.vault = vault
         self.settings = {
             "pool": pool,
-            "policy": policy,
+            "screener": Screener(policy),
             "vault": vault,
             "publisher": self.publisher,
             "signer": Signer("verdict", VERDICT_KEY),

@@ -41,15 +41,13 @@ def test_every_rule_keeps_its_own_examples(policy):
 
 def test_every_clause_has_a_rule(policy):
     clauses = {rule.clause for rule in policy.document.rules}
-    assert clauses == {"R3.a", "R3.b", "R3.c", "R3.d", "R3.e", "R3.f", "R3.g", "R5.2", "R5.3"}
+    assert clauses == {"R3.a", "R3.b", "R3.c", "R3.d", "R3.e", "R3.f", "R3.g", "R5.1", "R5.2", "R5.3"}
 
 
 def test_ordinary_business_mail_passes(policy, clean_texts):
     assert len(clean_texts) >= 60
     stopped = {
-        text: decision
-        for text in clean_texts
-        if (decision := screen(read_mail(mail(text)), policy)) != Decision("allow")
+        text: decision for text in clean_texts if (decision := screen(read_mail(mail(text)), policy)).action != "allow"
     }
     assert stopped == {}
 
@@ -159,17 +157,17 @@ def test_a_decoy_phrase_far_from_the_link_does_not_hide_the_one_beside_it(policy
 
 def test_what_could_not_be_read_is_noted_and_the_rest_decides(policy):
     parts = MailParts("Hello", (TextPart("text", "hello"),), degraded=("charset",))
-    assert screen(parts, policy) == Decision("allow", degraded=("charset",))
+    decision = screen(parts, policy)
+    assert (decision.action, decision.rules, decision.degraded) == ("allow", (), ("charset",))
 
 
 def test_a_mail_of_which_nothing_could_be_read_is_held(policy):
-    assert screen(MailParts("", degraded=("decoded-bytes",)), policy) == Decision(
-        "hold", degraded=("decoded-bytes", "nothing-readable")
-    )
+    decision = screen(MailParts("", degraded=("decoded-bytes",)), policy)
+    assert (decision.action, decision.degraded) == ("hold", ("decoded-bytes", "nothing-readable"))
 
 
 def test_an_empty_mail_is_allowed(policy):
-    assert screen(MailParts(""), policy) == Decision("allow")
+    assert screen(MailParts(""), policy).action == "allow"
 
 
 def test_erased_content_is_held():

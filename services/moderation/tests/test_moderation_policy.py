@@ -2,8 +2,8 @@ from hashlib import sha256
 
 import pytest
 
-from moderation.errors import PolicyError
 from moderation.examples import require_examples
+from moderation.policy.errors import PolicyError
 from moderation.policy.reading import parse_policy, read_policy
 
 GOOD = """\

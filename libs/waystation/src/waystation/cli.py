@@ -6,7 +6,7 @@ import os
 
 import typer
 
-from waystation import accounts, complaints, doubt, kafka_tools, ledger, send, trace
+from waystation import accounts, complaints, doubt, kafka_tools, ledger, screening, send, trace
 from waystation.commands import (
     dlq_commands,
     keys_commands,
@@ -38,6 +38,9 @@ app.command()(ledger.ledger)
 app.add_typer(doubt.app, name="doubt")
 app.add_typer(accounts.app, name="accounts")
 app.command()(send.send)
+app.command(context_settings=screening.PASSED_ON)(screening.screen)
+app.command(context_settings=screening.PASSED_ON)(screening.policy)
+app.command(context_settings=screening.PASSED_ON)(screening.replay)
 app.add_typer(keys_commands.app, name="keys")
 app.add_typer(topics_commands.app, name="topics")
 app.add_typer(dlq_commands.app, name="dlq")

@@ -21,8 +21,11 @@ from common.telemetry.process import Telemetry
 from moderation.api import operator_routes
 from moderation.examples import require_examples
 from moderation.handlers import on_message_admitted
+from moderation.models import ModelBank
+from moderation.models.weights import WEIGHTS
 from moderation.openapi import described
 from moderation.policy.reading import read_policy
+from moderation.screening import Screener
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -31,7 +34,6 @@ if TYPE_CHECKING:
 
     from common.postgres.pool import Pool
     from moderation.config import ModerationSettings
-    from moderation.policy.reading import Policy
 
 SERVICE = "moderation"
 GROUP = "moderation.screening"
@@ -43,18 +45,19 @@ def create_app(settings: ModerationSettings) -> FastAPI:
     policy = read_policy(settings.policy_file)
     require_examples(policy)
     telemetry = Telemetry(SERVICE, settings.instance, settings.telemetry)
+    models = ModelBank.load(WEIGHTS)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            await _start(app, settings, policy, telemetry, stack)
+            await _start(app, settings, Screener(policy, models), telemetry, stack)
             yield
 
     return observe(described(lifespan), telemetry)
 
 
 async def _start(
-    app: FastAPI, settings: ModerationSettings, policy: Policy, telemetry: Telemetry, stack: AsyncExitStack
+    app: FastAPI, settings: ModerationSettings, screener: Screener, telemetry: Telemetry, stack: AsyncExitStack
 ) -> None:
     telemetry.start()
     stack.push_async_callback(telemetry.stop)
@@ -67,7 +70,7 @@ async def _start(
     issuer = TokenIssuer.from_file(SERVICE, settings.identity_key_file)
     vault = VaultClient(settings.vault_url, issuer, tracer=tracer, measures=measures)
     stack.push_async_callback(vault.close)
-    subscription = _subscription(settings, policy, pool, publisher, vault, telemetry=telemetry)
+    subscription = _subscription(settings, screener, pool, publisher, vault, telemetry=telemetry)
     broker = kafka_broker(settings.kafka, client_id=settings.instance)
     subscription.attach(broker)
     telemetry.watch_pool(pool)
@@ -76,14 +79,14 @@ async def _start(
     checks = {"postgres": postgres_check(pool), "screening": consumer_check(subscription)}
     app.include_router(health_routes(checks))
     verifier = TokenVerifier.from_folder(SERVICE, settings.trusted_keys_dir)
-    app.include_router(operator_routes(pool, policy, verifier))
+    app.include_router(operator_routes(pool, screener.policy, verifier))
     stack.push_async_callback(broker.stop)
     await broker.start()
 
 
 def _subscription(
     settings: ModerationSettings,
-    policy: Policy,
+    screener: Screener,
     pool: Pool,
     publisher: Publisher,
     vault: VaultClient,
@@ -97,7 +100,7 @@ def _subscription(
         publisher=publisher,
         signer=Signer.from_file("verdict", settings.signing_key_file, settings.trusted_keys_dir),
         instruction_keys=TrustedKeys.from_folder("instruction", settings.trusted_keys_dir),
-        policy=policy,
+        screener=screener,
         counted=telemetry.measures.counts(VERDICTS),
     )
     return Subscription(

@@ -1,4 +1,4 @@
-"""What an attachment's bytes and name tell: the EICAR signature, programs, names that hide what they are.
+"""What an attachment's bytes and name tell: known files, signatures, programs, macros, names that hide it.
 
 A zip archive is looked into, one level deep and within bounds; what cannot be read (encrypted, damaged, too large) is
 reported, not guessed.
@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from moderation.lists import HashLists
     from moderation.policy.document import FileKind
+    from moderation.signatures import SignatureBank
 
 # The test signature every scanner must find (eicar.org), in two halves so that this file is not taken for it.
 EICAR = rb"X5O!P%@AP[4\PZX54(P^)7CC)7}" + rb"$EICAR-STANDARD-ANTIVIRUS-TEST-FILE!$H+H*"
@@ -42,6 +44,17 @@ _MACH_O = (b"\xfe\xed\xfa\xce", b"\xfe\xed\xfa\xcf", b"\xce\xfa\xed\xfe", b"\xcf
 _SHORTCUT = b"\x4c\x00\x00\x00\x01\x14\x02\x00"
 _DEX = b"dex\n03"
 _ZIP = b"PK\x03\x04"
+_OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
+_OLE_MACROS = ("_VBA_PROJECT".encode("utf-16-le"), "VBA".encode("utf-16-le"))
+_OLE_ENCRYPTED = "EncryptedPackage".encode("utf-16-le")
+_MACRO_ENDINGS = frozenset(("docm", "dotm", "xlsm", "xltm", "xlam", "pptm", "ppam", "xll"))
+_WEB_ENDINGS = frozenset(("htm", "html", "shtml", "xhtml", "svg", "mht", "mhtml"))
+_ARCHIVE_ENDINGS = frozenset(
+    ("zip", "rar", "7z", "gz", "tar", "tgz", "cab", "iso", "img", "vhd", "ace", "arj", "xz", "bz2")
+)
+_BOMB_RATIO = 200
+_BOMB_BYTES = 100 * 1024 * 1024
+_SCANNED_BYTES_MAX = 4 * 1024 * 1024
 _CLOSED_ARCHIVES = {b"7z\xbc\xaf\x27\x1c": "7z", b"Rar!\x1a\x07": "rar"}
 
 MEMBERS_MAX = 500
@@ -57,6 +70,7 @@ class FileFinding:
     kind: FileKind
     start: int
     end: int
+    matched: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,31 +81,48 @@ class Inspection:
     degraded: tuple[str, ...] = ()
 
 
-def inspect(filename: str, content: bytes) -> Inspection:
+def inspect(
+    filename: str, content: bytes, signatures: SignatureBank | None = None, lists: HashLists | None = None
+) -> Inspection:
     """Look at one attachment; never raises, whatever it holds."""
     kinds: dict[FileKind, FileFinding] = {}
-    place = find_eicar(content)
-    if place is not None:
-        kinds["eicar"] = FileFinding("eicar", *place)
-    for kind in (*_name_kinds(filename), *_content_kinds(content)):
-        kinds.setdefault(kind, FileFinding(kind, 0, len(content)))
+    if (eicar := find_eicar(content)) is not None:
+        kinds["eicar"] = eicar
+    told: list[FileKind] = [*_name_kinds(filename), *_content_kinds(content)]
     degraded: tuple[str, ...] = ()
     if content.startswith(_ZIP):
         members, degraded = _inspect_zip(content)
-        for kind in members:
-            kinds.setdefault(kind, FileFinding(kind, 0, len(content)))
+        told += members
     elif any(content.startswith(magic) for magic in _CLOSED_ARCHIVES):
         degraded = ("archive-not-readable",)
+    elif content.startswith(_OLE):
+        told += _ole_kinds(content)
+    if lists is not None and lists.has_file(content):
+        told.append("listed")
+    if signatures is not None and signatures.matches(content[:_SCANNED_BYTES_MAX]):
+        told.append("signature")
+    if len(content) > _SCANNED_BYTES_MAX:
+        degraded = (*degraded, "attachment-too-large")
+    for kind in told:
+        kinds.setdefault(kind, FileFinding(kind, 0, len(content), content))
     return Inspection(tuple(kinds.values()), degraded)
 
 
-def find_eicar(content: bytes) -> tuple[int, int] | None:
+def find_eicar(content: bytes) -> FileFinding | None:
     """Return where the signature stands, plain or still in base64."""
     for signature in (EICAR, _EICAR_BASE64):
         start = content.find(signature)
         if start >= 0:
-            return start, start + len(signature)
+            return FileFinding("eicar", start, start + len(signature), signature)
     return None
+
+
+def _ole_kinds(content: bytes) -> Iterator[FileKind]:
+    head = content[:_SCANNED_BYTES_MAX]
+    if _OLE_ENCRYPTED in head:
+        yield "encrypted"
+    elif any(mark in head for mark in _OLE_MACROS):
+        yield "macro"
 
 
 def _name_kinds(filename: str) -> Iterator[FileKind]:
@@ -105,6 +136,10 @@ def _name_kinds(filename: str) -> Iterator[FileKind]:
         yield "double-extension"
     if parts[-1] in PROGRAM_ENDINGS:
         yield "script" if parts[-1] in SCRIPT_ENDINGS else "executable"
+    if parts[-1] in _MACRO_ENDINGS:
+        yield "macro"
+    if parts[-1] in _WEB_ENDINGS:
+        yield "web-page"
 
 
 def _content_kinds(content: bytes) -> Iterator[FileKind]:
@@ -121,25 +156,39 @@ def _is_windows_program(content: bytes) -> bool:
     return content[header : header + 4] == b"PE\0\0" or b"DOS mode" in content[:512]
 
 
-def _inspect_zip(content: bytes) -> tuple[set[FileKind], tuple[str, ...]]:
+def _inspect_zip(content: bytes) -> tuple[list[FileKind], tuple[str, ...]]:
     if content.count(b"PK\x01\x02") > MEMBERS_MAX:
-        return set(), ("archive-too-large",)
-    kinds: set[FileKind] = set()
+        return ["bomb"], ("archive-too-large",)
+    kinds: list[FileKind] = []
     degraded: set[str] = set()
     try:
         with zipfile.ZipFile(BytesIO(content)) as archive:
             members = archive.infolist()
             if len(members) > MEMBERS_READ_MAX:
                 degraded.add("archive-too-large")
+            unpacked = sum(member.file_size for member in members)
+            if unpacked > _BOMB_BYTES and unpacked > _BOMB_RATIO * len(content):
+                return ["bomb"], ("archive-too-large",)
             for member in members[:MEMBERS_READ_MAX]:
-                kinds.update(_name_kinds(member.filename))
+                kinds += _member_name_kinds(member.filename)
                 if member.flag_bits & 1:
+                    kinds.append("encrypted")
                     degraded.add("archive-encrypted")
                 else:
-                    kinds.update(_member_kinds(archive, member))
+                    kinds += _member_kinds(archive, member)
     except Exception:  # noqa: BLE001  the library raises a dozen kinds of errors on damaged archives
         degraded.add("archive-damaged")
+    if "nested" in kinds:
+        degraded.add("archive-nested")
     return kinds, tuple(sorted(degraded))
+
+
+def _member_name_kinds(filename: str) -> Iterator[FileKind]:
+    yield from (kind for kind in _name_kinds(filename) if kind != "web-page" or filename.count("/") == 0)
+    if filename.endswith("vbaProject.bin"):
+        yield "macro"
+    if filename.lower().rpartition(".")[2] in _ARCHIVE_ENDINGS:
+        yield "nested"
 
 
 def _member_kinds(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Iterator[FileKind]:

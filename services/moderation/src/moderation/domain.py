@@ -1,34 +1,45 @@
-"""What follows from a mail and a policy: allow, hold or block, with clauses, rules and evidence. No I/O, no clock."""
+"""What follows from a message and a policy: allow, hold or block, with clauses, rules and evidence. No I/O, no clock.
+
+`screen` is the whole of it: `examine` (tier 0: features and places), scores of models if there are any, `judge` (the
+policy's signals, thresholds and rules). The service and `waystation screen` both call it.
+"""
 
 from __future__ import annotations
 
+import math
+import operator
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import TYPE_CHECKING, NamedTuple
+from itertools import compress
+from typing import TYPE_CHECKING
 
-from moderation.attachments import find_eicar, inspect
-from moderation.links import host_kinds, host_of
+from moderation.examination import NOTHING_KNOWN, Examination, examine
+from moderation.features import HEADS, INDEX, SCORES_AT, SCORES_END
+from moderation.language import MODEL_LANGUAGES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from common.events.intake import Tool
     from common.events.screening import Action
-    from moderation.mail import Link, MailParts
-    from moderation.matching import Hit
-    from moderation.policy.document import LinkConditions, Rule
+    from moderation.examination import Context
+    from moderation.features import Value
+    from moderation.mail import MailParts
+    from moderation.policy.document import Rule
     from moderation.policy.reading import Policy
 
-ENGINE = "waystation-screening/1"
+ENGINE = "waystation-screening/2"
 """Changes whenever the same content and policy could lead to another decision."""
 
 EVIDENCE_MAX = 32
-OCCURRENCES_MAX = 20
-NEAR_CHECKS_MAX = 500
 ERASED = "content-erased"
+TIER0 = "tier0"
 _UNREADABLE = "nothing-readable"
-_TEXT_KINDS = {"text": "text", "html-text": "html"}
 _WEIGHT: dict[Action, int] = {"allow": 0, "hold": 1, "block": 2}
+_SURE = {"hold": 0.9, "block": 0.97}
+_EDGE = 1e-6
+_DECIMALS = 4
+TEN_THOUSANDTHS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,61 +58,59 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The outcome of screening one mail; `degraded` names what could not be evaluated."""
+    """The outcome of screening one message.
+
+    `degraded` names what could not be evaluated, `unsure` rules that hang on something unknown, `shadow` rules that
+    would have applied were they active. `scores` are in the order of HEADS; `features` the values that are not as in an
+    empty message, from which the decision is reproduced.
+    """
 
     action: Action
     clauses: tuple[str, ...] = ()
     rules: tuple[str, ...] = ()
     evidence: tuple[Evidence, ...] = ()
     degraded: tuple[str, ...] = ()
+    heads: tuple[str, ...] = ()
+    scores: tuple[float, ...] = ()
+    tiers: tuple[str, ...] = ()
+    unsure: tuple[str, ...] = ()
+    shadow: tuple[str, ...] = ()
+    language: str | None = None
+    features: Mapping[str, Value] = field(default_factory=dict)
 
 
-class _Place(NamedTuple):
-    """A readable piece of the mail, as valid UTF-8."""
-
-    kind: str
-    name: str
-    data: bytes
-
-    def characters(self, offset: int) -> int:
-        """Return the character offset of a byte offset."""
-        return len(self.data[:offset].decode("utf-8", "replace"))
+def screen(parts: MailParts, policy: Policy, tool: Tool = "email", context: Context = NOTHING_KNOWN) -> Decision:
+    """Judge a message by tier 0 alone. Never raises, whatever it holds."""
+    return judge(examine(parts, policy, tool, context), policy)
 
 
-@dataclass(slots=True)
-class _Findings:
-    tool: Tool
-    rules: dict[str, Rule] = field(default_factory=dict)
-    evidence: list[Evidence] = field(default_factory=list)
-
-    def applies(self, rule: Rule) -> bool:
-        return self.tool in rule.tools
-
-    def add(self, rule: Rule, part: str, start: int, end: int, matched: bytes) -> None:
-        self.rules[rule.id] = rule
-        if len(self.evidence) < EVIDENCE_MAX:
-            self.evidence.append(Evidence(rule.id, part, start, end, sha256(matched).hexdigest()))
-
-    def add_hit(self, rule: Rule, place: _Place, hit: Hit) -> None:
-        matched = place.data[hit.start : hit.end]
-        self.add(rule, place.name, place.characters(hit.start), place.characters(hit.end), matched)
-
-    def add_link(self, rule: Rule, number: int, link: Link) -> None:
-        self.add(rule, f"link[{number}]", 0, len(link.url), _utf8(link.url))
-
-
-def screen(parts: MailParts, policy: Policy, tool: Tool = "email") -> Decision:
-    """Judge a mail; the worst action of all matching rules wins. Never raises, whatever the mail holds."""
-    findings = _Findings(tool)
-    places = list(_places(parts, policy))
-    near = _match_texts(places, policy, findings)
-    if parts.links and policy.link_rules:
-        _match_links(parts.links, near, policy, findings)
-    degraded: set[str] = set(parts.degraded)
-    degraded.update(_match_attachments(parts, places, policy, findings))
-    if degraded and not places and not parts.attachments:
-        return _decide(findings, degraded | {_UNREADABLE}, least="hold")
-    return _decide(findings, degraded, least="allow")
+def judge(
+    found: Examination, policy: Policy, scores: Mapping[str, float] | None = None, tiers: Iterable[str] = ()
+) -> Decision:
+    """Return what follows from an examination and, where models have spoken, their probabilities by head."""
+    outcome = decide(found.values, policy, found.tool, scores)
+    degraded = found.degraded
+    readable = bool(found.places or found.parts.attachments)
+    least: Action = "allow"
+    if degraded and not readable:
+        degraded = degraded | {_UNREADABLE}
+        least = "hold"
+    applied = [policy.document.rules[number] for number in outcome.applied]
+    actions: list[Action] = [least, *(rule.action for rule in applied)]
+    return Decision(
+        action=max(actions, key=_WEIGHT.__getitem__),
+        clauses=tuple(sorted({rule.clause for rule in applied})),
+        rules=tuple(sorted(rule.id for rule in applied)),
+        evidence=_evidence(found, policy, outcome.applied) if applied else (),
+        degraded=tuple(sorted(degraded)),
+        heads=outcome.heads,
+        scores=outcome.scores,
+        tiers=(TIER0, *tiers),
+        unsure=outcome.unsure,
+        shadow=outcome.shadow,
+        language=found.language,
+        features=kept_features(found.values, policy),
+    )
 
 
 def erased_decision() -> Decision:
@@ -109,127 +118,152 @@ def erased_decision() -> Decision:
     return Decision("hold", degraded=(ERASED,))
 
 
-def _decide(findings: _Findings, degraded: set[str], *, least: Action) -> Decision:
-    rules = [findings.rules[name] for name in sorted(findings.rules)]
-    actions: list[Action] = [least, *(rule.action for rule in rules)]
-    return Decision(
-        action=max(actions, key=_WEIGHT.__getitem__),
-        clauses=tuple(sorted({rule.clause for rule in rules})),
-        rules=tuple(rule.id for rule in rules),
-        evidence=tuple(sorted(findings.evidence, key=lambda item: (item.rule, item.part, item.start))),
-        degraded=tuple(sorted(degraded)),
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What the compiled policy says of a list of features: numbers of rules, final scores, heads over threshold."""
+
+    applied: tuple[int, ...]
+    shadow: tuple[str, ...]
+    unsure: tuple[str, ...]
+    scores: tuple[float, ...]
+    heads: tuple[str, ...]
+
+
+def decide(values: list[Value], policy: Policy, tool: Tool, model: Mapping[str, float] | None = None) -> Outcome:
+    """Run signals and rules over features; the scores in `values` are filled in (kept features already have them)."""
+    stage, rules = policy.compiled.stages[tool], policy.document.rules
+    if values[SCORES_AT] is None:
+        values[SCORES_AT:SCORES_END] = _combined(stage.signals(values), policy, model)
+    found: list[int] = []
+    unsure: list[int] = []
+    stage.rules(values, found.append, unsure.append)
+    applied = tuple(number for number in found if rules[number].status == "active")
+    scores, heads = _heads(values[SCORES_AT:SCORES_END], [rules[number] for number in applied], policy, tool)
+    return Outcome(
+        applied,
+        tuple(rules[number].id for number in found if rules[number].status == "shadow"),
+        tuple(rules[number].id for number in unsure),
+        scores,
+        heads,
     )
 
 
-def _places(parts: MailParts, policy: Policy) -> Iterator[_Place]:
-    if parts.subject:
-        yield _Place("subject", "subject", _utf8(parts.subject))
-    for number, part in enumerate(parts.texts):
-        if part.text:
-            kind = _TEXT_KINDS[part.kind]
-            yield _Place(kind, f"{kind}[{number}]", _utf8(part.text))
-    if "link" in policy.places:
-        for number, link in enumerate(parts.links):
-            yield _Place("link", f"link[{number}]", _utf8(link.url))
-    if "filename" in policy.places:
-        for number, attachment in enumerate(parts.attachments):
-            if attachment.filename:
-                yield _Place("filename", f"filename[{number}]", _utf8(attachment.filename))
+def _combined(signals: Sequence[float], policy: Policy, model: Mapping[str, float] | None) -> list[float | None]:
+    """Return a probability per head: the model's moved by tier 0's evidence, or tier 0's own; unknown without both."""
+    scores: list[float | None] = []
+    if model is None and not policy.document.signals:
+        return [None] * len(HEADS)
+    for head, log_odds in zip(HEADS, signals, strict=True):
+        own = policy.document.signals.get(head)
+        if model is not None:
+            share = own.share if own is not None else 0.0
+            scores.append(
+                _probability(_logit(model[head]) + share * log_odds) if log_odds else round(model[head], _DECIMALS)
+            )
+        elif own is not None:
+            scores.append(_probability(own.bias + log_odds))
+        else:
+            scores.append(None)
+    return scores
+
+
+def _probability(log_odds: float) -> float:
+    return round(1 / (1 + math.exp(-max(-30.0, min(30.0, log_odds)))), _DECIMALS)
+
+
+def _logit(probability: float) -> float:
+    bounded = min(1 - _EDGE, max(_EDGE, probability))
+    return math.log(bounded / (1 - bounded))
+
+
+def _heads(
+    found: Sequence[Value], applied: Sequence[Rule], policy: Policy, tool: Tool
+) -> tuple[tuple[float, ...], tuple[str, ...]]:
+    """Return all scores, raised where a rule of a head applies, and the heads over their threshold."""
+    scores = [value if isinstance(value, float) else 0.0 for value in found]
+    limits = policy.thresholds[tool]
+    for rule in applied:
+        if rule.head is not None:
+            place = HEADS.index(rule.head)
+            scores[place] = max(scores[place], limits[place], _SURE[rule.action])
+    heads = tuple(head for head, score, limit in zip(HEADS, scores, limits, strict=True) if score >= limit)
+    return tuple(scores), heads
+
+
+def kept_features(values: Sequence[Value], policy: Policy) -> dict[str, Value]:
+    """Return by name what differs from an empty message: enough to decide again."""
+    names, template = policy.compiled.names, policy.compiled.template
+    return dict(compress(zip(names, values, strict=True), map(operator.ne, values, template)))
+
+
+def values_of(features: Mapping[str, Value], policy: Policy) -> list[Value]:
+    """Return the list behind kept features; names that this policy does not have are left out."""
+    values = list(policy.compiled.template)
+    for number, name in enumerate(policy.compiled.names):
+        if name in features:
+            values[number] = features[name]
+    return values
+
+
+def in_ten_thousandths(features: Mapping[str, Value]) -> dict[str, int | str]:
+    """Return features as a statement holds them; unknown ones are left out (they are unknown in an empty message)."""
+    return {
+        name: value if isinstance(value, str) else round(value * TEN_THOUSANDTHS)
+        for name, value in sorted(features.items())
+        if value is not None
+    }
+
+
+def from_ten_thousandths(features: Mapping[str, int | str]) -> dict[str, Value]:
+    """Return features as the engine reads them."""
+    return {name: value if isinstance(value, str) else value / TEN_THOUSANDTHS for name, value in features.items()}
+
+
+def scores_in_ten_thousandths(scores: Sequence[float]) -> dict[str, int]:
+    """Return by head the scores that are not nought."""
+    whole = {head: round(score * TEN_THOUSANDTHS) for head, score in zip(HEADS, scores, strict=False)}
+    return {head: score for head, score in sorted(whole.items()) if score}
+
+
+def covered_by_models(language: str | None) -> bool:
+    """Whether models may be made for a language; where it cannot be told, its words tell (`reads_as_english`)."""
+    return language is None or language in MODEL_LANGUAGES
+
+
+def _evidence(found: Examination, policy: Policy, applied: Sequence[int]) -> tuple[Evidence, ...]:
+    evidence = [item for number in applied for item in _evidence_of(found, policy, number)]
+    unique = list(dict.fromkeys(evidence))[:EVIDENCE_MAX]
+    return tuple(sorted(unique, key=lambda item: (item.rule, item.part, item.start)))
+
+
+def _evidence_of(found: Examination, policy: Policy, number: int) -> Iterator[Evidence]:
+    rule, compiled = policy.document.rules[number], policy.compiled
+    asked = compiled.asked.get(number, frozenset())
+    hits = list(found.rule_hits.get(number, ()))
+    for bank, bank_hits in found.bank_hits.items():
+        if compiled.banks_at + bank in asked:
+            hits += bank_hits
+    for place, hit in hits:
+        start, end = place.normal.byte_span(hit.start, hit.end)
+        yield _evidence_item(rule, place.name, start, end, _utf8(place.normal.source[start:end]))
+    for place in dict.fromkeys([*found.rule_links.get(number, ()), *_links_asked(found, asked)]):
+        url = found.parts.links[place].url
+        yield _evidence_item(rule, f"link[{place}]", 0, len(url), _utf8(url))
+    kinds = rule.match.attachments.any if rule.match and rule.match.attachments else ()
+    for part, finding in found.files:
+        if finding.kind in kinds or INDEX[f"attachments.{finding.kind.replace('-', '_')}"] in asked:
+            yield _evidence_item(rule, part, finding.start, finding.end, finding.matched)
+
+
+def _links_asked(found: Examination, asked: frozenset[int]) -> Iterator[int]:
+    for place, kinds in enumerate(found.kinds):
+        if any(INDEX[f"links.{kind.replace('-', '_')}"] in asked for kind in kinds):
+            yield place
+
+
+def _evidence_item(rule: Rule, part: str, start: int, end: int, matched: bytes) -> Evidence:
+    return Evidence(rule.id, part, start, end, sha256(matched).hexdigest())
 
 
 def _utf8(text: str) -> bytes:
-    """Encode; what is no character (a lone surrogate) becomes `?`, so that offsets stay."""
     return text.encode("utf-8", "replace")
-
-
-def _match_texts(places: Sequence[_Place], policy: Policy, findings: _Findings) -> dict[str, list[tuple[_Place, Hit]]]:
-    """Apply the pattern rules; return, by rule, what was found for rules that need a link beside it."""
-    near: dict[str, list[tuple[_Place, Hit]]] = {}
-    for place in places:
-        for hit in policy.bank.find(place.data):
-            for rule in policy.text_rules.get(hit.pattern, ()):
-                assert rule.match.patterns is not None, "text rules have patterns"
-                if place.kind in rule.match.patterns.places and findings.applies(rule):
-                    findings.add_hit(rule, place, hit)
-            for rule in policy.near_rules.get(hit.pattern, ()):
-                if findings.applies(rule):
-                    near.setdefault(rule.id, []).append((place, hit))
-    return near
-
-
-def _match_links(
-    links: Sequence[Link], near: dict[str, list[tuple[_Place, Hit]]], policy: Policy, findings: _Findings
-) -> None:
-    kinds = [frozenset(host_kinds(link, policy.suffixes)) for link in links]
-    for rule in policy.link_rules:
-        conditions = rule.match.links
-        assert conditions is not None, "link rules have link conditions"
-        if not findings.applies(rule) or (conditions.near and rule.id not in near):
-            continue
-        suspects = [
-            (number, link)
-            for number, link in enumerate(links)
-            if host_of(link.url) is not None and not (conditions.hosts and kinds[number].isdisjoint(conditions.hosts))
-        ]
-        if conditions.near and suspects:
-            hits = [
-                (place, again)
-                for place, hit in near[rule.id]
-                for again in policy.bank.locate_all(hit.pattern, place.data, OCCURRENCES_MAX)
-            ]
-            _match_near(rule, conditions, suspects, hits, findings)
-            continue
-        for number, link in suspects:
-            findings.add_link(rule, number, link)
-
-
-def _match_near(
-    rule: Rule,
-    conditions: LinkConditions,
-    suspects: Sequence[tuple[int, Link]],
-    hits: Sequence[tuple[_Place, Hit]],
-    findings: _Findings,
-) -> None:
-    """Look for a pair of link and phrase that are near each other; one is enough, and so are too many to check."""
-    pairs = ((number, link, place, hit) for number, link in suspects for place, hit in hits)
-    for checked, (number, link, place, hit) in enumerate(pairs):
-        if checked >= NEAR_CHECKS_MAX or _is_near(link, place, hit, conditions.within_characters):
-            findings.add_link(rule, number, link)
-            findings.add_hit(rule, place, hit)
-            return
-
-
-def _is_near(link: Link, place: _Place, hit: Hit, characters: int) -> bool:
-    written = [_utf8(form) for form in (link.url, (link.shown or "").strip()) if form and _utf8(form) in place.data]
-    if not written:
-        return True
-    reach = max(len(form) for form in written)
-    reached = max(0, hit.start - 4 * (characters + reach))
-    before = place.data[reached : hit.start].decode("utf-8", "replace")[-characters - reach :]
-    after = place.data[hit.end : hit.end + 4 * (characters + reach)].decode("utf-8", "replace")[: characters + reach]
-    window = _utf8(before) + place.data[hit.start : hit.end] + _utf8(after)
-    return any(form in window for form in written)
-
-
-def _match_attachments(
-    parts: MailParts, places: Sequence[_Place], policy: Policy, findings: _Findings
-) -> Iterator[str]:
-    """Apply the attachment rules; yield what could not be read."""
-    for number, attachment in enumerate(parts.attachments):
-        inspection = inspect(attachment.filename, attachment.content)
-        yield from inspection.degraded
-        for finding in inspection.findings:
-            matched = attachment.content[finding.start : finding.end]
-            for rule in _attachment_rules(policy, finding.kind, findings):
-                findings.add(rule, f"attachment[{number}]", finding.start, finding.end, matched)
-    for place in places:
-        if place.kind == "text" and (found := find_eicar(place.data)) is not None:
-            for rule in _attachment_rules(policy, "eicar", findings):
-                start, end = place.characters(found[0]), place.characters(found[1])
-                findings.add(rule, place.name, start, end, place.data[found[0] : found[1]])
-
-
-def _attachment_rules(policy: Policy, kind: str, findings: _Findings) -> Iterator[Rule]:
-    for rule in policy.attachment_rules:
-        if rule.match.attachments is not None and kind in rule.match.attachments.any and findings.applies(rule):
-            yield rule

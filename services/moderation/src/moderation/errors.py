@@ -9,6 +9,9 @@ PolicyError                         the policy file cannot be used: the service 
 from __future__ import annotations
 
 from common.kafka.consumer import RetryableError
+from moderation.policy.errors import PolicyError
+
+__all__ = ["PolicyError", "RefusedRecordError", "ScreeningUnavailableError"]
 
 
 class ScreeningUnavailableError(RetryableError):
@@ -17,7 +20,3 @@ class ScreeningUnavailableError(RetryableError):
 
 class RefusedRecordError(Exception):
     """A record that no genuine instruction stands behind; the text is the reason that operators read."""
-
-
-class PolicyError(Exception):
-    """A policy file cannot be used; the text names line, column and what to change."""

@@ -25,13 +25,14 @@ from common.http.vault import VaultRefusedError
 from common.security.sealing import SealError, unseal
 from common.security.signing import SignatureError, canonical
 from common.times import now, rfc3339
-from moderation.domain import ENGINE, erased_decision, screen
+from moderation.domain import ENGINE, erased_decision, in_ten_thousandths, scores_in_ten_thousandths
 from moderation.errors import RefusedRecordError, ScreeningUnavailableError
 from moderation.mail import read_mail
+from moderation.screening import Case
 from moderation.store import KeptVerdict, NewVerdict, Unauthorised, find_verdicts, insert_unauthorised, insert_verdicts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from datetime import datetime
 
     from common.contracts.vault import OpenAnswer
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from common.telemetry.measuring import Counts
     from moderation.domain import Decision
     from moderation.policy.reading import Policy
+    from moderation.screening import Screener
 
 YIELD_MESSAGES = 50
 YIELD_BYTES = 256 * 1024
@@ -91,19 +93,19 @@ async def on_message_admitted(
     publisher: RecordPublisher,
     signer: Signer,
     instruction_keys: TrustedKeys,
-    policy: Policy,
+    screener: Screener,
     clock: Callable[[], datetime] = now,
     counted: Counts | None = None,
 ) -> None:
     """Screen each genuine message once and publish its one verdict; forged records are counted, never opened."""
-    screened_at = clock()
+    screened_at, policy = clock(), screener.policy
     genuine, refused = _verify(batch, instruction_keys)
     async with pool.acquire() as connection:
         verdicts = await find_verdicts(connection, {judged.message_id for judged in genuine}) if genuine else {}
         fresh = {judged.message_id: judged for judged in reversed(genuine) if judged.message_id not in verdicts}
         opened, reasons = await _open(list(fresh.values()), vault)
         if opened:
-            statements = await _screen(opened, policy, screened_at)
+            statements = await _screen(opened, screener, policy, screened_at)
             verdicts |= await _keep(connection, opened, statements, signer, screened_at)
             _count(statements, counted)
         records, without_verdict = _outcomes(genuine, verdicts, reasons)
@@ -201,28 +203,43 @@ def _content(judged: _Judged, answer: OpenAnswer) -> bytes | None:
     return content
 
 
-async def _screen(opened: Sequence[_Opened], policy: Policy, screened_at: datetime) -> list[Statement]:
+async def _screen(
+    opened: Sequence[_Opened], screener: Screener, policy: Policy, screened_at: datetime
+) -> list[Statement]:
     """Judge each message; let the loop turn in between, so that heartbeats go on."""
     statements: list[Statement] = []
-    moment = rfc3339(screened_at)
-    unyielded_bytes = 0
-    for number, item in enumerate(opened, start=1):
-        decision = _judge(item, policy)
-        statements.append(_statement(item.judged.verified, decision, policy.name, moment))
-        unyielded_bytes += len(item.content or b"")
-        if number % YIELD_MESSAGES == 0 or unyielded_bytes > YIELD_BYTES:
-            unyielded_bytes = 0
-            await asyncio.sleep(0)
+    moment, model = rfc3339(screened_at), screener.model
+    for slice_ in _slices(opened):
+        cases = [
+            Case(read_mail(item.content), item.judged.verified.instruction.tool)
+            for item in slice_
+            if item.content is not None
+        ]
+        decisions = iter(screener.screen(cases, policy))
+        for item in slice_:
+            decision = erased_decision() if item.content is None else next(decisions)
+            statements.append(_statement(item.judged.verified, decision, policy.name, model, moment))
+        await asyncio.sleep(0)
     return statements
 
 
-def _judge(item: _Opened, policy: Policy) -> Decision:
-    if item.content is None:
-        return erased_decision()
-    return screen(read_mail(item.content), policy, item.judged.verified.instruction.tool)
+def _slices(opened: Sequence[_Opened]) -> Iterator[list[_Opened]]:
+    """Yield what is screened between two turns of the loop."""
+    slice_: list[_Opened] = []
+    size = 0
+    for item in opened:
+        slice_.append(item)
+        size += len(item.content or b"")
+        if len(slice_) >= YIELD_MESSAGES or size > YIELD_BYTES:
+            yield slice_
+            slice_, size = [], 0
+    if slice_:
+        yield slice_
 
 
-def _statement(verified: VerifiedInstruction, decision: Decision, policy: str, screened_at: str) -> Statement:
+def _statement(
+    verified: VerifiedInstruction, decision: Decision, policy: str, model: str | None, screened_at: str
+) -> Statement:
     """Return the statement of a verdict, keys in canonical order so that its JSON is the same before and after storing.
 
     The fields are those of `common.events.screening.Verdict`.
@@ -237,11 +254,17 @@ def _statement(verified: VerifiedInstruction, decision: Decision, policy: str, s
             {"digest": found.digest, "end": found.end, "part": found.part, "rule": found.rule, "start": found.start}
             for found in decision.evidence
         ],
+        "features": in_ten_thousandths(decision.features),
+        "heads": list(decision.heads),
         "instruction_digest": verified.digest,
         "message_id": verified.instruction.message_id,
+        "model": model,
         "policy": policy,
         "rules": list(decision.rules),
+        "scores": scores_in_ten_thousandths(decision.scores),
         "screened_at": screened_at,
+        "tiers": list(decision.tiers),
+        "tool": verified.instruction.tool,
     }
 
 

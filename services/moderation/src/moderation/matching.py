@@ -1,17 +1,21 @@
 """All patterns of a policy in one database, asked once per text.
 
 Hyperscan answers where its wheel exists (x86-64 Linux), RE2's set elsewhere. Both only say which patterns *may* occur,
-with gaps (`.{0,300}`) taken as unbounded, which keeps the database small; whether and where one does is always told by
-RE2 itself (leftmost), so a verdict and its evidence do not depend on the engine. Neither backtracks: the time is linear
-in the text, whatever it holds.
+by parts that must stand there (`moderation.segments`), which keeps the database small; whether and where one does is
+always told by RE2 itself (leftmost), so a verdict and its evidence do not depend on the engine. Neither backtracks: the
+time is linear in the text, whatever it holds.
 
 Patterns are RE2 syntax, any case, UTF-8, `.` matches line ends too, and a space stands for any run of white space.
 """
 
 from __future__ import annotations
 
-import re
+import contextlib
+import os
+from hashlib import sha256
+from importlib.metadata import version
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 import re2
@@ -21,13 +25,13 @@ try:
 except ImportError:  # pragma: no cover  no wheel for this platform
     hyperscan = None  # type: ignore[assignment]
 
+from moderation.segments import WHITE_SPACE, bytes_suffice, flat, segments
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 Backend = Literal["hyperscan", "re2"]
 
-WHITE_SPACE = r"(?:[ \t\r\n\f\x{a0}]+)"
-_GAP = re.compile(r"(?<!\\)\.\{0,\d+\}")
 _RE2_MEMORY_BYTES = 64 * 1024 * 1024
 
 
@@ -54,18 +58,11 @@ class _Index(Protocol):
 
 class _HyperscanIndex:
     def __init__(self, patterns: Sequence[str]) -> None:
-        flags = (
-            hyperscan.HS_FLAG_CASELESS
-            | hyperscan.HS_FLAG_UTF8
-            | hyperscan.HS_FLAG_DOTALL
-            | hyperscan.HS_FLAG_SINGLEMATCH
-            | hyperscan.HS_FLAG_PREFILTER
-        )
         try:
-            self._database = _hyperscan_database(patterns, flags)
+            self._database = _hyperscan_database(patterns)
         except hyperscan.error:
             for index, pattern in enumerate(patterns):
-                _check_alone(index, pattern, flags)
+                _check_alone(index, pattern)
             raise
 
     def candidates(self, data: bytes) -> Sequence[int]:
@@ -74,21 +71,48 @@ class _HyperscanIndex:
         return found
 
 
-def _hyperscan_database(patterns: Sequence[str], flags: int) -> hyperscan.Database:
+def _hyperscan_database(patterns: Sequence[str]) -> hyperscan.Database:
+    """Compile, or read what an earlier process compiled: seconds for many patterns, and each command would wait."""
+    key = sha256("\0".join([*patterns, version("hyperscan")]).encode()).hexdigest()
+    kept = cache_folder() / f"{key}.hs"
+    with contextlib.suppress(OSError, RuntimeError, hyperscan.error, ValueError):
+        database = hyperscan.loadb(kept.read_bytes(), hyperscan.HS_MODE_BLOCK)
+        database.scratch = hyperscan.Scratch(database)
+        return database
     database = hyperscan.Database(mode=hyperscan.HS_MODE_BLOCK)
     database.compile(
         expressions=[pattern.encode() for pattern in patterns],
         ids=list(range(len(patterns))),
         elements=len(patterns),
-        flags=[flags] * len(patterns),
+        flags=[_flags(pattern) for pattern in patterns],
     )
+    if len(patterns) > 1:
+        with contextlib.suppress(OSError):
+            _keep(kept, hyperscan.dumpb(database))
     return database
 
 
-def _check_alone(index: int, pattern: str, flags: int) -> None:
+def _flags(pattern: str) -> int:
+    flags: int = hyperscan.HS_FLAG_DOTALL | hyperscan.HS_FLAG_SINGLEMATCH | hyperscan.HS_FLAG_PREFILTER
+    return flags | hyperscan.HS_FLAG_CASELESS | (0 if bytes_suffice(pattern) else hyperscan.HS_FLAG_UTF8)
+
+
+def cache_folder() -> Path:
+    """Return where compiled patterns are kept, as `pyc` files are: of use to this user and machine only."""
+    return Path.home() / ".cache" / "waystation" / "patterns"
+
+
+def _keep(file: Path, content: bytes) -> None:
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    part = file.with_suffix(f".{os.getpid()}")
+    part.write_bytes(content)
+    part.replace(file)
+
+
+def _check_alone(index: int, pattern: str) -> None:
     """Raise PatternError for a pattern that RE2 takes and Hyperscan does not."""
     try:
-        _hyperscan_database([pattern], flags)
+        _hyperscan_database([pattern])
     except hyperscan.error as error:
         raise PatternError(index, f"Hyperscan does not take it: {_said(error)}") from None
 
@@ -117,18 +141,37 @@ class PatternBank:
         """Compile; raise PatternError for the first pattern that is not valid."""
         expanded = [expand_spaces(pattern) for pattern in patterns]
         self._located = [_compile(index, pattern) for index, pattern in enumerate(expanded)]
+        self.size = len(expanded)
         self.backend = backend or preferred_backend()
         self._index: _Index | None = None
+        needed = [tuple(part for part in segments(pattern) if _is_telling(part)) for pattern in expanded]
+        numbers: dict[str, int] = {}
+        for parts in needed:
+            for part in parts:
+                numbers.setdefault(part, len(numbers))
+        self._single: dict[int, list[int]] = {}
+        self._several: dict[int, list[tuple[int, frozenset[int]]]] = {}
+        for pattern, parts in enumerate(needed):
+            wanted = frozenset(numbers[part] for part in parts)
+            if len(wanted) == 1:
+                self._single.setdefault(next(iter(wanted)), []).append(pattern)
+            else:
+                self._several.setdefault(max(wanted), []).append((pattern, wanted))
         if expanded:
-            widened = [_GAP.sub(".*", pattern) for pattern in expanded]
-            self._index = _HyperscanIndex(widened) if self.backend == "hyperscan" else _Re2Index(widened)
+            self._index = _HyperscanIndex(list(numbers)) if self.backend == "hyperscan" else _Re2Index(list(numbers))
 
     def find(self, data: bytes) -> list[Hit]:
         """Return a hit per pattern that occurs in valid UTF-8 text, by pattern number."""
         if self._index is None or not data:
             return []
-        candidates = self._index.candidates(data)
-        hits = [self.locate(pattern, data) for pattern in sorted(candidates)] if candidates else []
+        found = self._index.candidates(flat(data))
+        if not found:
+            return []
+        candidates = [pattern for part in found for pattern in self._single.get(part, ())]
+        there = frozenset(found)
+        for part in found:
+            candidates += [pattern for pattern, wanted in self._several.get(part, ()) if wanted <= there]
+        hits = [self.locate(pattern, data) for pattern in sorted(candidates)]
         return [hit for hit in hits if hit is not None]
 
     def locate(self, pattern: int, data: bytes) -> Hit | None:
@@ -140,6 +183,11 @@ class PatternBank:
         """Return the first places where a pattern occurs, at most `hits_max`."""
         matches = islice(self._located[pattern].finditer(data), hits_max)
         return [Hit(pattern, *match.span()) for match in matches]
+
+
+def _is_telling(part: str) -> bool:
+    """Whether a part of a pattern cannot match the empty text; one that can is in every text."""
+    return re2.compile(part.encode(), _options()).search(b"") is None
 
 
 def preferred_backend() -> Backend:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from pydantic import Field
+
 from common.events.envelope import Contract, Event
 from common.events.intake import MessageAdmitted, VerifiedInstruction
 from common.security.signing import SignatureError, Signed, Statement
@@ -25,7 +27,12 @@ class Evidence(Contract):
 
 
 class Verdict(Contract):
-    """The decision on one instruction, as signed by moderation."""
+    """The decision on one instruction, as signed by moderation.
+
+    `heads` are the categories over their threshold, `scores` their probabilities and `features` what was known of the
+    message (see moderation's `features`), all numbers in ten-thousandths: from policy and features the decision can be
+    reached again. `tiers` tells which parts of screening have spoken; `model` is None when no model has.
+    """
 
     message_id: str
     instruction_digest: str
@@ -38,6 +45,12 @@ class Verdict(Contract):
     policy: str
     engine: str
     screened_at: str
+    features: dict[str, int | str] = Field(default_factory=dict)
+    heads: tuple[str, ...] = ()
+    model: str | None = None
+    scores: dict[str, int] = Field(default_factory=dict)
+    tiers: tuple[str, ...] = ()
+    tool: str = "email"
 
     def statement(self) -> Statement:
         """Return the JSON object that is signed."""

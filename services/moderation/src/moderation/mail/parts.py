@@ -51,10 +51,14 @@ class TextPart:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """Where a link leads, and the text that a recipient sees in its place (None where the address itself is seen)."""
+    """Where a link leads, and the text that a recipient sees in its place (None where the address itself is seen).
+
+    `bare` is an address that was written without its scheme.
+    """
 
     url: str
     shown: str | None = None
+    bare: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import re
 from email.utils import getaddresses
+from functools import cache
+from itertools import islice
 from typing import TYPE_CHECKING
+
+import re2
 
 from moderation.mail.decoding import decoded_body, decoded_header, decoded_text, header_parameters
 from moderation.mail.hypertext import read_html
@@ -22,9 +26,23 @@ from moderation.mail.structure import MailTree
 
 if TYPE_CHECKING:
     from moderation.mail.parts import Degradation
-    from moderation.mail.structure import Headers, Leaf
+    from moderation.mail.structure import Leaf
 
 _URL = re.compile(r"(?:https?://|www\.)[^\s<>\"]{1,2000}", re.IGNORECASE)
+# Addresses without a scheme, as messages write them; endings that are also words count with a path only.
+_ENDINGS = (
+    "com|net|org|info|biz|xyz|top|icu|online|site|shop|store|club|vip|click|website|buzz|cfd|sbs|cyou|monster|quest"
+    "|bond|ru|su|ua|kz|uk|us|ca|br|au|nz|cn|jp|kr|hk|vn|tr|ae|za|ng|tk|ml|ga|cf|gq|pw|cc|tv|ws|eu|io|app|dev|fr|nl"
+    "|pl|cz|hu|ro|bg|gr|se|dk|fi|pt|ie|mx|ar|cl|pe|mobi|pro|asia"
+)
+_WORD_ENDINGS = (
+    "co|me|ly|gl|gd|is|to|it|in|no|be|at|ch|de|es|at|so|link|live|work|space|fun|rest|world|life|today|email|support"
+    "|services|help|page|id|my|sg|th|ph|il|gg|am|fm|li|st|la|sk|si|hr|lt|lv|ee|lu|tel|name|cloud|digital|center|zone"
+)
+_BARE = (
+    rf"(?i)(?:^|[\s(<\[:,;\"'])(?:[a-z0-9][a-z0-9-]{{0,62}}\.)+"
+    rf"(?:(?:{_ENDINGS})(?:/[^\s<>\"]{{0,500}}|[\s)>\],;!?\"']|\.\s|\.?$)|(?:{_WORD_ENDINGS})/[^\s<>\"]{{1,500}})"
+)
 _URL_ENDS = ".,;:!?'*_~]"
 _ONE_MAILBOX = re.compile(r'(?:"([^"\\]*)"[ \t]*|([^"<>\\(),:;@]*))<([^<>\s,"]+)>[ \t]*')
 _ONE_ADDRESS = re.compile(r"[^\s<>\"(),:;]+")
@@ -54,8 +72,8 @@ def read_mail(content: bytes) -> MailParts:
         tuple(reading.texts),
         tuple(reading.links),
         tuple(reading.attachments),
-        senders=_correspondents(headers, "from", degraded),
-        reply_to=_correspondents(headers, "reply-to", degraded),
+        senders=correspondents_in(headers.get("from", ""), degraded),
+        reply_to=correspondents_in(headers.get("reply-to", ""), degraded),
         degraded=tuple(sorted(degraded)),
     )
 
@@ -88,7 +106,7 @@ class _Reading:
     def _add_text(self, content_type: str, text: str) -> None:
         if content_type == "text/plain":
             self.texts.append(TextPart("text", text))
-            self._add_links(_links_in(text))
+            self._add_links(list(links_in(text)))
             return
         html, rest = text[: self.html_characters_left], text[self.html_characters_left :]
         self.html_characters_left -= len(html)
@@ -105,15 +123,22 @@ class _Reading:
             self.degraded.add("links")
 
 
-def _links_in(text: str) -> list[Link]:
-    if "://" not in text and "www." not in text.lower():
-        return []
-    links = []
-    for match in _URL.finditer(text):
-        links.append(Link(_trimmed(match[0])))
-        if len(links) > LINKS_MAX:
-            break
-    return links
+def links_in(text: str) -> tuple[Link, ...]:
+    """Return the addresses written in a text, with or without their scheme, at most LINKS_MAX + 1."""
+    if "." not in text:
+        return ()
+    links: list[Link] = []
+    if "://" in text or "www." in text.lower():
+        links = [Link(_trimmed(match[0])) for match in islice(_URL.finditer(text), LINKS_MAX + 1)]
+    for match in islice(_bare_addresses().finditer(text.encode("utf-8", "replace")), LINKS_MAX + 1 - len(links)):
+        written = _trimmed(match[0].decode("utf-8", "replace").strip(" \t\r\n\f\v()<>[]:,;\"'!?."))
+        links.append(Link(f"http://{written}", written, bare=True))
+    return tuple(links)
+
+
+@cache
+def _bare_addresses() -> re2._Regexp:
+    return re2.compile(_BARE.encode())
 
 
 def _trimmed(url: str) -> str:
@@ -133,8 +158,8 @@ def _disposition(leaf: Leaf, degraded: set[Degradation]) -> tuple[str, str]:
     return disposition, decoded_header(filename, degraded)
 
 
-def _correspondents(headers: Headers, name: str, degraded: set[Degradation]) -> tuple[Correspondent, ...]:
-    value = headers.get(name, "")
+def correspondents_in(value: str, degraded: set[Degradation]) -> tuple[Correspondent, ...]:
+    """Return the mailboxes of a header's value."""
     if not value:
         return ()
     if len(value) > _ADDRESS_LIST_CHARACTERS_MAX or value.count("(") > _COMMENTS_MAX:

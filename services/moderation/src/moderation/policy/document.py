@@ -6,12 +6,25 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, model_validator
 
-Clause = Literal["R3.a", "R3.b", "R3.c", "R3.d", "R3.e", "R3.f", "R3.g", "R5.2", "R5.3"]
+from moderation.features import Head
+
+Clause = Literal["R3.a", "R3.b", "R3.c", "R3.d", "R3.e", "R3.f", "R3.g", "R5.1", "R5.2", "R5.3"]
 RuleAction = Literal["hold", "block"]
 RuleTool = Literal["email", "telephony", "widget", "form"]
 TextPlace = Literal["subject", "text", "html", "link", "filename"]
-HostKind = Literal["raw-ip", "punycode", "lookalike", "displayed-differs"]
-FileKind = Literal["eicar", "double-extension", "executable", "script"]
+HostKind = Literal[
+    "raw-ip", "punycode", "lookalike", "displayed-differs", "brand", "brand-misspelt", "shortener", "free-host",
+    "suspicious-ending", "listed", "credential-path", "redirect", "user-info", "deep-host", "bare", "young-shape",
+]  # fmt: skip
+FileKind = Literal[
+    "eicar", "double-extension", "executable", "script", "macro", "encrypted", "nested", "bomb", "web-page", "listed",
+    "signature",
+]  # fmt: skip
+Status = Literal["draft", "shadow", "active"]
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=60)]
+Probability = Annotated[float, Field(gt=0, lt=1)]
+Expression = Annotated[str, Field(min_length=1, max_length=2000)]
+Domain = Annotated[str, Field(pattern=r"^[a-z0-9-]+(\.[a-z0-9-]+)*$", max_length=253)]
 
 Pattern = Annotated[str, Field(min_length=3, max_length=1000)]
 Words = Annotated[str, Field(min_length=1, max_length=500)]
@@ -81,10 +94,18 @@ class ExampleAttachment(_Closed):
 
 
 class ExampleMail(_Closed):
-    """A mail that a rule must match or let pass."""
+    """A mail that a rule must match or let pass; `scores` stand in for what models would say.
+
+    `features` stand in for what a mail alone does not tell (lists, other scanners).
+    """
 
     subject: str = ""
     text: str = ""
+    html: str = ""
+    sender: str = ""
+    reply_to: str = ""
+    scores: dict[Head, Probability] = {}
+    features: dict[str, float] = {}
     links: tuple[ExampleLink, ...] = ()
     attachments: tuple[ExampleAttachment, ...] = ()
 
@@ -97,22 +118,77 @@ class Rule(_Closed):
 
     id: Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*(\.[a-z0-9]+(-[a-z0-9]+)*)+$", max_length=80)]
     clause: Clause
+    head: Head | None = None
     tools: Annotated[tuple[RuleTool, ...], Field(min_length=1)]
     description: Words
     action: RuleAction
     severity: Annotated[int, Field(ge=1, le=5)]
     owner: Annotated[str, Field(min_length=1, max_length=80)]
-    match: Match
+    status: Status = "active"
+    match: Match | None = None
+    when: Expression | None = None
     matches: Annotated[tuple[Example, ...], Field(min_length=1)]
     passes: Annotated[tuple[Example, ...], Field(min_length=1)]
 
+    @model_validator(mode="after")
+    def _looks_for_something(self) -> Self:
+        if self.match is None and self.when is None:
+            raise ValueError("give match, or when, or both: this would match every message")
+        return self
+
+
+class Threshold(_Closed):
+    """From which probability on a head counts; a tool may have its own."""
+
+    default: Probability
+    tools: dict[RuleTool, Probability] = {}
+
+
+class Weight(_Closed):
+    """Evidence for a head: log-odds added to its score when the expression is true."""
+
+    when: Expression
+    weight: Annotated[float, Field(ge=-10, le=10)]
+
+
+class Signals(_Closed):
+    """How tier 0 moves a head: on its own from `bias` (log-odds), beside a model from what the model says.
+
+    `share` scales the weights when a model has spoken, since it has seen part of the same evidence.
+    """
+
+    bias: Annotated[float, Field(ge=-20, le=0)] = -6.0
+    share: Annotated[float, Field(ge=0, le=1)] = 0.5
+    weights: Annotated[tuple[Weight, ...], Field(min_length=1)]
+
+
+class Hosts(_Closed):
+    """What the kinds of links are told by: brands with their own sites, and lists of registrable domains or endings."""
+
+    brands: dict[Name, Annotated[tuple[Domain, ...], Field(min_length=1)]] = {}
+    shorteners: tuple[Domain, ...] = ()
+    free_hosts: tuple[Domain, ...] = ()
+    suspicious_endings: tuple[Domain, ...] = ()
+    free_mail: tuple[Domain, ...] = ()
+
 
 class PolicyDocument(_Closed):
-    """A whole policy: rules in the order that people read them; the worst action of all that match wins."""
+    """A whole policy: rules in the order that people read them; the worst action of all that match wins.
+
+    `banks` are named patterns (feature `bank.<name>`: how many different ones occur), `definitions` named expressions,
+    `signatures` YARA rules for attachments,
+    `signals` the evidence of tier 0 for each head, `thresholds` from where on a head counts (`over.<head>`).
+    """
 
     id: Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=60)]
     version: Annotated[int, Field(ge=1)]
     description: Words
+    hosts: Hosts = Hosts()
+    signatures: Annotated[str, Field(max_length=200_000)] = ""
+    banks: dict[Name, Annotated[tuple[Pattern, ...], Field(min_length=1)]] = {}
+    definitions: dict[Name, Expression] = {}
+    thresholds: dict[Head, Threshold] = {}
+    signals: dict[Head, Signals] = {}
     rules: Annotated[tuple[Rule, ...], Field(min_length=1)]
 
     @model_validator(mode="after")
@@ -122,3 +198,11 @@ class PolicyDocument(_Closed):
         if twice:
             raise ValueError(f"rule defined twice: {', '.join(twice)}")
         return self
+
+    def threshold(self, head: Head, tool: RuleTool) -> float:
+        """Return from which probability on a head counts for a tool."""
+        found = self.thresholds.get(head)
+        return DEFAULT_THRESHOLD if found is None else float(found.tools.get(tool, found.default))
+
+
+DEFAULT_THRESHOLD = 0.9

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
@@ -10,37 +10,55 @@ import yaml
 from publicsuffixlist import PublicSuffixList
 from pydantic import ValidationError
 
-from moderation.errors import PolicyError
+from moderation.features import HEADS
+from moderation.lists import HashLists
 from moderation.matching import PatternBank, PatternError
+from moderation.policy.compiling import TOOLS, PlacedError, compile_document
 from moderation.policy.document import PolicyDocument
+from moderation.policy.errors import PolicyError
+from moderation.signatures import SignatureBank, SignatureError
+from moderation.sites import Sites
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from moderation.links import SuffixList
     from moderation.matching import Backend
-    from moderation.policy.document import Rule
+    from moderation.policy.compiling import Compiled
+    from moderation.policy.document import Rule, RuleTool
 
 Place = tuple[str | int, ...]
+
+
+# The loader in C is twenty times faster; a platform without it has the same one in Python.
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_Constructor: Any = yaml.SafeLoader
+Numbered = tuple[int, "Rule"]
+NO_LISTS = HashLists()
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
     """A policy ready to screen with: its content-addressed name, its rules, its patterns in one bank.
 
-    `text_rules` and `near_rules` lead from a pattern's number in the bank to the rules that use it.
+    `text_rules`, `near_rules` and `bank_patterns` lead from a pattern's number to the rules and banks that use it.
     """
 
     name: str
     document: PolicyDocument
+    compiled: Compiled
     bank: PatternBank
-    text_rules: Mapping[int, tuple[Rule, ...]]
-    near_rules: Mapping[int, tuple[Rule, ...]]
-    link_rules: tuple[Rule, ...]
-    attachment_rules: tuple[Rule, ...]
+    text_rules: Mapping[int, tuple[Numbered, ...]]
+    near_rules: Mapping[int, tuple[Numbered, ...]]
+    bank_patterns: Mapping[int, tuple[int, ...]]
+    link_rules: tuple[Numbered, ...]
+    attachment_rules: tuple[Numbered, ...]
     places: frozenset[str]
-    suffixes: SuffixList
+    sites: Sites
+    signatures: SignatureBank | None
+    lists: HashLists
+    thresholds: Mapping[RuleTool, tuple[float, ...]]
+    text: str
 
 
 def read_policy(path: Path, backend: Backend | None = None) -> Policy:
@@ -58,10 +76,15 @@ def parse_policy(data: bytes, backend: Backend | None = None) -> Policy:
     text = canonical_text(data)
     root = _compose(text)
     try:
-        document = PolicyDocument.model_validate(yaml.safe_load(text))
+        document = PolicyDocument.model_validate(None if root is None else _Constructor("").construct_document(root))
     except ValidationError as error:
         raise PolicyError("; ".join(_complaints(root, error))) from None
-    return _compile(document, f"{document.id}@sha256:{sha256(text.encode()).hexdigest()}", root, backend)
+    return _compile(document, name_of(document, text), root, backend, text)
+
+
+def name_of(document: PolicyDocument, text: str) -> str:
+    """Return the content-addressed name of a policy."""
+    return f"{document.id}@sha256:{sha256(text.encode()).hexdigest()}"
 
 
 def canonical_text(data: bytes) -> str:
@@ -74,7 +97,7 @@ def canonical_text(data: bytes) -> str:
 
 def _compose(text: str) -> yaml.Node | None:
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        root: yaml.Node | None = yaml.compose(text, Loader=_LOADER)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = _position(mark) if mark else "somewhere"
@@ -125,50 +148,81 @@ def _position(mark: Any) -> str:
     return f"line {mark.line + 1}, column {mark.column + 1}"
 
 
-def _compile(document: PolicyDocument, name: str, root: yaml.Node | None, backend: Backend | None) -> Policy:
+def _compile(
+    document: PolicyDocument, name: str, root: yaml.Node | None, backend: Backend | None, text: str = ""
+) -> Policy:
     numbers: dict[str, int] = {}
     places: list[Place] = []
-    text_rules: dict[int, list[Rule]] = {}
-    near_rules: dict[int, list[Rule]] = {}
-    for place, rule, pattern, table in _patterns(document, text_rules, near_rules):
+    uses: dict[str, dict[int, list[Any]]] = {"text": {}, "near": {}, "bank": {}}
+    for place, user, pattern, table in _patterns(document):
         if pattern not in numbers:
             numbers[pattern] = len(numbers)
             places.append(place)
-        table.setdefault(numbers[pattern], []).append(rule)
+        uses[table].setdefault(numbers[pattern], []).append(user)
     try:
+        compiled = compile_document(document)
         bank = PatternBank(list(numbers), backend)
+        signatures = SignatureBank(document.signatures) if document.signatures else None
+    except PlacedError as error:
+        raise _placed(root, error.place, f"{error}", error.column) from None
     except PatternError as error:
-        place = places[error.index]
-        field = ".".join(str(part) for part in place)
-        raise PolicyError(f"{_locate(root, place)}: {field}: {error}") from None
+        raise _placed(root, places[error.index], str(error)) from None
+    except SignatureError as error:
+        raise _placed(root, ("signatures",), str(error)) from None
+    rules = tuple((n, rule) for n, rule in enumerate(document.rules) if rule.status != "draft" and rule.match)
     return Policy(
         name=name,
         document=document,
+        compiled=compiled,
         bank=bank,
-        text_rules={number: tuple(rules) for number, rules in text_rules.items()},
-        near_rules={number: tuple(rules) for number, rules in near_rules.items()},
-        link_rules=tuple(rule for rule in document.rules if rule.match.links is not None),
-        attachment_rules=tuple(rule for rule in document.rules if rule.match.attachments is not None),
+        text_rules=_frozen(uses["text"]),
+        near_rules=_frozen(uses["near"]),
+        bank_patterns=_frozen(uses["bank"]),
+        link_rules=tuple((n, rule) for n, rule in rules if rule.match and rule.match.links is not None),
+        attachment_rules=tuple((n, rule) for n, rule in rules if rule.match and rule.match.attachments is not None),
         places=frozenset(_places(document.rules)),
-        suffixes=PublicSuffixList(),
+        sites=Sites(document.hosts, PublicSuffixList(), NO_LISTS),
+        signatures=signatures,
+        lists=NO_LISTS,
+        thresholds={tool: tuple(document.threshold(head, tool) for head in HEADS) for tool in TOOLS},
+        text=text,
     )
 
 
-def _patterns(
-    document: PolicyDocument, text_rules: dict[int, list[Rule]], near_rules: dict[int, list[Rule]]
-) -> Iterator[tuple[Place, Rule, str, dict[int, list[Rule]]]]:
+def with_lists(policy: Policy, lists: HashLists) -> Policy:
+    """Return the policy with other lists of bad addresses and files beside it."""
+    return replace(policy, lists=lists, sites=Sites(policy.document.hosts, PublicSuffixList(), lists))
+
+
+def _frozen(table: Mapping[int, list[Any]]) -> dict[int, tuple[Any, ...]]:
+    return {number: tuple(users) for number, users in table.items()}
+
+
+def _placed(root: yaml.Node | None, place: Place, reason: str, column: int = 0) -> PolicyError:
+    field = ".".join(str(part) for part in place)
+    beside = f" (character {column + 1})" if column else ""
+    return PolicyError(f"{_locate(root, place)}: {field}{beside}: {reason}")
+
+
+def _patterns(document: PolicyDocument) -> Iterator[tuple[Place, Any, str, str]]:
+    for number, (name, patterns) in enumerate(document.banks.items()):
+        for index, pattern in enumerate(patterns):
+            yield ("banks", name, index), number, pattern, "bank"
     for number, rule in enumerate(document.rules):
+        if rule.match is None or rule.status == "draft":
+            continue
+        user = (number, rule)
         if rule.match.patterns is not None:
             for index, pattern in enumerate(rule.match.patterns.any):
-                yield ("rules", number, "match", "patterns", "any", index), rule, pattern, text_rules
+                yield ("rules", number, "match", "patterns", "any", index), user, pattern, "text"
         if rule.match.links is not None:
             for index, pattern in enumerate(rule.match.links.near):
-                yield ("rules", number, "match", "links", "near", index), rule, pattern, near_rules
+                yield ("rules", number, "match", "links", "near", index), user, pattern, "near"
 
 
 def _places(rules: Sequence[Rule]) -> Iterator[str]:
     for rule in rules:
-        if rule.match.patterns is not None:
+        if rule.match is not None and rule.match.patterns is not None:
             yield from rule.match.patterns.places
-        if rule.match.links is not None and rule.match.links.near:
+        if rule.match is not None and rule.match.links is not None and rule.match.links.near:
             yield from ("subject", "text", "html")

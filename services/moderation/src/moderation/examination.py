@@ -1,0 +1,325 @@
+"""Tier 0: what a message holds, as features and as the places where patterns, links and files told something."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from email.utils import parseaddr
+from typing import TYPE_CHECKING, NamedTuple
+
+from moderation.attachments import find_eicar, inspect
+from moderation.features import INDEX
+from moderation.language import language_of
+from moderation.links import host_of
+from moderation.text import NormalisedText, normalise
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from common.events.intake import Tool
+    from moderation.attachments import FileFinding
+    from moderation.features import Value
+    from moderation.mail import Link, MailParts
+    from moderation.matching import Hit
+    from moderation.policy.document import HostKind, LinkConditions, Rule
+    from moderation.policy.reading import Policy
+
+OCCURRENCES_MAX = 20
+NEAR_CHECKS_MAX = 500
+LINKS_EXAMINED_MAX = 300
+MESSAGE_CHARACTERS_MAX = 1_000_000
+_TEXT_KINDS = {"text": "text", "html-text": "html"}
+_CAPITALS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_LETTERS = _CAPITALS + _CAPITALS.lower()
+_DIGITS = b"0123456789"
+_LETTERS_MIN = 20
+
+
+class Place(NamedTuple):
+    """A readable piece of a message."""
+
+    kind: str
+    name: str
+    normal: NormalisedText
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What is known of a message beside its content; None is unknown."""
+
+    messages_per_minute: float | None = None
+    same_text_share: float | None = None
+    recipient_overlap: float | None = None
+    authentication_failed: bool | None = None
+    clamd_infected: bool | None = None
+    rspamd_score: float | None = None
+    degraded: tuple[str, ...] = ()
+
+
+NOTHING_KNOWN = Context()
+
+
+@dataclass(slots=True)
+class Examination:
+    """Features (see `Compiled.names`) and where they come from.
+
+    `hits` are by number of rule (patterns and pairs of phrase and link) or bank; `kinds` are the links' kinds.
+    """
+
+    tool: Tool
+    values: list[Value]
+    parts: MailParts
+    places: list[Place] = field(default_factory=list)
+    rule_hits: dict[int, list[tuple[Place, Hit]]] = field(default_factory=dict)
+    bank_hits: dict[int, list[tuple[Place, Hit]]] = field(default_factory=dict)
+    rule_links: dict[int, list[int]] = field(default_factory=dict)
+    kinds: list[frozenset[HostKind]] = field(default_factory=list)
+    files: list[tuple[str, FileFinding]] = field(default_factory=list)
+    degraded: set[str] = field(default_factory=set)
+
+    @property
+    def language(self) -> str | None:
+        """The language of the text, if it could be told."""
+        value = self.values[INDEX["language"]]
+        return value if isinstance(value, str) else None
+
+    def text(self) -> NormalisedText:
+        """Return subject and texts as one, for models."""
+        readable = [place.normal for place in self.places if place.kind in ("subject", "text", "html")]
+        if len(readable) == 1:
+            return readable[0]
+        source = "\n".join(normal.source for normal in readable)
+        text = "\n".join(normal.text for normal in readable)
+        return NormalisedText(source, text, text.encode(), complete=all(normal.complete for normal in readable))
+
+
+def examine(parts: MailParts, policy: Policy, tool: Tool = "email", context: Context = NOTHING_KNOWN) -> Examination:
+    """Look at a message with all of tier 0; never raises, whatever it holds."""
+    found = Examination(tool, list(policy.compiled.template), parts, degraded={*parts.degraded, *context.degraded})
+    found.places.extend(_places(parts, policy, found))
+    near = _match_patterns(found, policy)
+    _count_letters(found)
+    if parts.links:
+        _examine_links(found, near, policy)
+    if parts.senders:
+        _examine_sender(found, policy)
+    if parts.attachments or any(b"x5o!p%@ap" in place.normal.data for place in found.places):
+        _examine_files(found, policy)
+    _note_context(found, context)
+    return found
+
+
+def _places(parts: MailParts, policy: Policy, found: Examination) -> Iterator[Place]:
+    left = MESSAGE_CHARACTERS_MAX
+    for kind, name, text in _readable(parts, policy):
+        if left <= 0:
+            found.degraded.add("text-too-long")
+            return
+        normal = normalise(text[:left])
+        if not normal.complete or len(text) > left:
+            found.degraded.add("text-too-long")
+        left -= len(text)
+        yield Place(kind, name, normal)
+
+
+def _readable(parts: MailParts, policy: Policy) -> Iterator[tuple[str, str, str]]:
+    if parts.subject:
+        yield "subject", "subject", parts.subject
+    seen: set[str] = set()
+    for number, part in enumerate(parts.texts):
+        if part.text and part.text not in seen:
+            seen.add(part.text)
+            kind = _TEXT_KINDS[part.kind]
+            yield kind, f"{kind}[{number}]", part.text
+    if "link" in policy.places:
+        for number, link in enumerate(parts.links[:LINKS_EXAMINED_MAX]):
+            yield "link", f"link[{number}]", link.url
+    if "filename" in policy.places:
+        for number, attachment in enumerate(parts.attachments):
+            if attachment.filename:
+                yield "filename", f"filename[{number}]", attachment.filename
+
+
+def _match_patterns(found: Examination, policy: Policy) -> dict[int, list[tuple[Place, Hit]]]:
+    """Note what patterns tell of rules and banks; return, by rule, phrases that need a link beside them."""
+    near: dict[int, list[tuple[Place, Hit]]] = {}
+    tool, values, compiled = found.tool, found.values, policy.compiled
+    for place in found.places:
+        for hit in policy.bank.find(place.normal.data):
+            for number, rule in policy.text_rules.get(hit.pattern, ()):
+                assert rule.match is not None, "text rules match patterns"
+                assert rule.match.patterns is not None, "text rules match patterns"
+                if place.kind in rule.match.patterns.places and tool in rule.tools:
+                    found.rule_hits.setdefault(number, []).append((place, hit))
+                    values[compiled.matched_at + number] = 1
+            for number, rule in policy.near_rules.get(hit.pattern, ()):
+                if tool in rule.tools:
+                    near.setdefault(number, []).append((place, hit))
+            if place.kind in ("subject", "text", "html"):
+                for bank in policy.bank_patterns.get(hit.pattern, ()):
+                    found.bank_hits.setdefault(bank, []).append((place, hit))
+    for bank, hits in found.bank_hits.items():
+        values[compiled.banks_at + bank] = len({hit.pattern for _, hit in hits})
+    return near
+
+
+_CHARACTERS, _SHARE, _EXCLAMATIONS, _DIGITS_AT = (
+    INDEX[f"text.{name}"] for name in ("characters", "capitals", "exclamations", "digits")
+)
+_SIGNS_AT, _LANGUAGE_AT, _LINKS_AT, _HOSTS_AT = (
+    INDEX[name] for name in ("disguise.invisible", "language", "links.count", "links.hosts")
+)
+
+
+def _count_letters(found: Examination) -> None:
+    values, texts = found.values, [p.normal for p in found.places if p.kind in ("subject", "text", "html")]
+    characters = capitals = letters = exclamations = digits = 0
+    for normal in texts:
+        raw = normal.source.encode("utf-8", "replace")
+        characters += len(normal.source)
+        exclamations += raw.count(b"!")
+        letters += len(raw) - len(raw.translate(None, _LETTERS))
+        capitals += len(raw) - len(raw.translate(None, _CAPITALS))
+        digits += len(raw) - len(raw.translate(None, _DIGITS))
+        if any(normal.signs):
+            for offset, count in enumerate(normal.signs):
+                values[_SIGNS_AT + offset] += count  # type: ignore[operator]
+    values[_CHARACTERS], values[_EXCLAMATIONS], values[_DIGITS_AT] = characters, exclamations, digits
+    if letters >= _LETTERS_MIN:
+        values[_SHARE] = round(capitals / letters, 4)
+    longest = max(texts, key=lambda normal: len(normal.text), default=None)
+    values[_LANGUAGE_AT] = None if longest is None else language_of(longest.text)
+
+
+def _examine_links(found: Examination, near: Mapping[int, list[tuple[Place, Hit]]], policy: Policy) -> None:
+    links = found.parts.links
+    if len(links) > LINKS_EXAMINED_MAX:
+        found.degraded.add("links")
+    links = links[:LINKS_EXAMINED_MAX]
+    found.kinds = [policy.sites.kinds(link) for link in links]
+    hosts = [host for link in links if (host := host_of(link.url)) is not None]
+    values = found.values
+    values[_LINKS_AT] = len(hosts)
+    values[_HOSTS_AT] = len(set(hosts))
+    for kinds in found.kinds:
+        for kind in kinds:
+            values[INDEX[f"links.{kind.replace('-', '_')}"]] += 1  # type: ignore[operator]
+    for number, rule in policy.link_rules:
+        if found.tool in rule.tools:
+            _match_links(found, number, rule, near.get(number, []), policy)
+
+
+def _match_links(
+    found: Examination, number: int, rule: Rule, phrases: Sequence[tuple[Place, Hit]], policy: Policy
+) -> None:
+    assert rule.match is not None, "link rules match links"
+    conditions = rule.match.links
+    assert conditions is not None, "link rules match links"
+    if conditions.near and not phrases:
+        return
+    links = found.parts.links[:LINKS_EXAMINED_MAX]
+    suspects = [
+        place
+        for place, link in enumerate(links)
+        if host_of(link.url) is not None and not (conditions.hosts and found.kinds[place].isdisjoint(conditions.hosts))
+    ]
+    if not suspects:
+        return
+    if conditions.near:
+        pair = _near_pair(found, suspects, phrases, conditions, policy)
+        if pair is None:
+            return
+        suspects = [pair[0]]
+        found.rule_hits.setdefault(number, []).append(pair[1])
+    found.rule_links[number] = suspects
+    found.values[policy.compiled.matched_at + number] = 1
+
+
+def _near_pair(
+    found: Examination,
+    suspects: Sequence[int],
+    phrases: Sequence[tuple[Place, Hit]],
+    conditions: LinkConditions,
+    policy: Policy,
+) -> tuple[int, tuple[Place, Hit]] | None:
+    """Return a link and a phrase near each other; one pair is enough, and so are too many to check."""
+    hits = [
+        (place, again)
+        for place, hit in phrases
+        for again in policy.bank.locate_all(hit.pattern, place.normal.data, OCCURRENCES_MAX)
+    ]
+    pairs = ((number, hit) for number in suspects for hit in hits)
+    for checked, (number, (place, hit)) in enumerate(pairs):
+        link = found.parts.links[number]
+        if checked >= NEAR_CHECKS_MAX or _is_near(link, place, hit, conditions.within_characters):
+            return number, (place, hit)
+    return None
+
+
+def _is_near(link: Link, place: Place, hit: Hit, characters: int) -> bool:
+    data = place.normal.data
+    forms = [normalise(form).data for form in (link.url, (link.shown or "").strip()) if form]
+    written = [form for form in forms if form and form in data]
+    if not written:
+        return True
+    reach = max(len(form) for form in written)
+    reached = max(0, hit.start - 4 * (characters + reach))
+    before = data[reached : hit.start].decode("utf-8", "replace")[-characters - reach :]
+    after = data[hit.end : hit.end + 4 * (characters + reach)].decode("utf-8", "replace")[: characters + reach]
+    window = before.encode() + data[hit.start : hit.end] + after.encode()
+    return any(form in window for form in written)
+
+
+def _examine_sender(found: Examination, policy: Policy) -> None:
+    values, (sender, *_) = found.values, found.parts.senders
+    domain = sender.address.rpartition("@")[2].lower()
+    site = policy.sites.site(domain)
+    if sender.name:
+        shown = parseaddr(sender.name)[1] if "@" in sender.name else ""
+        if "@" in shown and policy.sites.site(shown.rpartition("@")[2].lower()) != site:
+            values[INDEX["mail.name_is_other_address"]] = 1
+        if policy.sites.brands_in(sender.name) and not policy.sites.is_brand_site(site):
+            values[INDEX["mail.name_is_other_brand"]] = 1
+    if site in policy.sites.free_mail:
+        values[INDEX["mail.free_sender"]] = 1
+    for correspondent in found.parts.reply_to[:1]:
+        if policy.sites.site(correspondent.address.rpartition("@")[2].lower()) != site:
+            values[INDEX["mail.reply_elsewhere"]] = 1
+
+
+def _examine_files(found: Examination, policy: Policy) -> None:
+    values = found.values
+    values[INDEX["attachments.count"]] = len(found.parts.attachments)
+    for number, attachment in enumerate(found.parts.attachments):
+        inspection = inspect(attachment.filename, attachment.content, policy.signatures, policy.lists)
+        found.degraded.update(inspection.degraded)
+        found.files += [(f"attachment[{number}]", finding) for finding in inspection.findings]
+    for place in found.places:
+        if place.kind == "text" and (signature := find_eicar(place.normal.source.encode("utf-8", "replace"))):
+            found.files.append((place.name, signature))
+    for _, finding in found.files:
+        values[INDEX[f"attachments.{finding.kind.replace('-', '_')}"]] += 1  # type: ignore[operator]
+    for number, rule in policy.attachment_rules:
+        assert rule.match is not None, "attachment rules match attachments"
+        assert rule.match.attachments is not None, "attachment rules match attachments"
+        kinds = rule.match.attachments.any
+        if found.tool in rule.tools and any(finding.kind in kinds for _, finding in found.files):
+            values[policy.compiled.matched_at + number] = 1
+
+
+def _note_context(found: Examination, context: Context) -> None:
+    if context is NOTHING_KNOWN:
+        return
+    known: dict[str, float | None] = {
+        "velocity.messages_per_minute": context.messages_per_minute,
+        "velocity.same_text_share": context.same_text_share,
+        "velocity.recipient_overlap": context.recipient_overlap,
+        "mail.authentication_failed": _number(context.authentication_failed),
+        "clamd.infected": _number(context.clamd_infected),
+        "rspamd.score": context.rspamd_score,
+    }
+    for name, value in known.items():
+        found.values[INDEX[name]] = value
+
+
+def _number(flag: bool | None) -> float | None:
+    return None if flag is None else float(flag)

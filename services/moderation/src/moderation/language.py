@@ -1,0 +1,80 @@
+# ruff: noqa: E501, RUF001  lists of words
+"""Which language a text is in, as far as screening needs to know: is it English, and if not, does tier 0 cover it.
+
+Scripts tell most; languages in Latin and Cyrillic letters are told apart by the commonest little words at the
+beginning. Too short or too mixed is None.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+MODEL_LANGUAGES = frozenset(["en"])
+TIER0_LANGUAGES = frozenset(["en", "de", "fr", "es", "it", "nl", "pt", "pl", "ru", "uk"])
+"""Languages whose lures and opt-out words the shipped policy knows."""
+
+_HEAD_CHARACTERS = 400
+_WORDS_MIN = 2
+_LITTLE_WORDS = {
+    "en": "the and you your to of for is are we in on this that with have please our not it be will if can from at i my",
+    "de": "der die das und sie ihr ihre ist nicht ein eine mit für von zu wir auf bitte den dem im sich auch wird haben ich",
+    "fr": "le la les et vous votre vos de des est un une pour nous pas que dans sur avec du au ce je merci sont ne",
+    "es": "el los las y su sus de es un una para por que no en con del se al usted gracias está lo como más tu",
+    "it": "il gli che di è un una per non con della del sono si la le suo vostro grazie questo alla dei nel e ti",
+    "nl": "de het een en van u uw is niet met voor op te wij dat zijn je dit bij om aan als of heeft wordt",
+    "pt": "o os as e de do da um uma para por que não em com seu sua se você é no na ao dos obrigado mais",
+    "pl": "i w na z do się nie jest to że o za od dla po jak twoje prosimy oraz twój został jesteś kliknij by",
+    "sv": "och att det som en på är av för med den till inte har du vi din om ett så kan vår från",
+    "tr": "ve bir bu için ile da de çok siz olarak olan sizin hesabınız lütfen ne mi en gibi daha var",
+    "cs": "a se na je v že to pro s do jsme vás vaše si ale nebo jako prosím z k od aby byl",
+    "ro": "și de la în cu un o pe nu este pentru că din dumneavoastră vă să ce mai sunt contul prin",
+    "ru": "и в не на что с вы ваш ваша для по это как мы вас или за от к до но из уже ваши у",
+    "uk": "і в не на що з ви ваш ваша для по це як ми вас або за від до та із вже є ваші у",
+}  # fmt: skip
+_SCRIPTS = (
+    ("el", range(0x370, 0x400)), ("he", range(0x590, 0x600)), ("ar", range(0x600, 0x700)), ("hi", range(0x900, 0x980)),
+    ("th", range(0xE00, 0xE80)), ("ja", range(0x3040, 0x3100)), ("ko", range(0xAC00, 0xD7B0)),
+    ("zh", range(0x4E00, 0xA000)),
+)  # fmt: skip
+
+
+def _by_word() -> Mapping[str, tuple[str, ...]]:
+    found: dict[str, tuple[str, ...]] = {}
+    for language, words in _LITTLE_WORDS.items():
+        for word in words.split():
+            found[word] = (*found.get(word, ()), language)
+    return found
+
+
+_LANGUAGES_OF = _by_word()
+_KNOWN_WORDS = frozenset(_LANGUAGES_OF)
+
+
+def language_of(text: str) -> str | None:
+    """Return the ISO 639-1 code of a text in lower case, or None when it cannot be told."""
+    head = text[:_HEAD_CHARACTERS]
+    if not head.isascii() and (by_script := _by_script(head)) is not None:
+        return by_script
+    counts: dict[str, int] = {}
+    for word in _KNOWN_WORDS.intersection(head.split()):
+        for language in _LANGUAGES_OF[word]:
+            counts[language] = counts.get(language, 0) + 1
+    if not counts:
+        return None
+    best = max(counts, key=counts.__getitem__)
+    if counts[best] < _WORDS_MIN or list(counts.values()).count(counts[best]) > 1:
+        return None
+    return best
+
+
+def _by_script(head: str) -> str | None:
+    letters = [ord(character) for character in head if character > "\u0370"]
+    if len(letters) * 3 < len(head):
+        return None
+    for language, block in _SCRIPTS:
+        if sum(code in block for code in letters) * 2 > len(letters):
+            return language
+    return None

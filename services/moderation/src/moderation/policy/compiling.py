@@ -1,0 +1,186 @@
+"""Rules and signals as Python functions: generated source over a list of features, from nodes of a closed kind only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from moderation.features import FEATURES, HEADS, INDEX, Feature
+from moderation.policy.expressions import (
+    Always,
+    Comparison,
+    ExpressionError,
+    Group,
+    Node,
+    Vocabulary,
+    features_of,
+    nullable,
+    parse,
+    python,
+    unknown_and,
+    unknown_not,
+    unknown_or,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from moderation.features import Value
+    from moderation.policy.document import PolicyDocument, Rule, RuleTool
+
+TOOLS: tuple[RuleTool, ...] = ("email", "telephony", "widget", "form")
+_WORDS = {"unknown_and": unknown_and, "unknown_or": unknown_or, "unknown_not": unknown_not, "__builtins__": {}}
+
+
+class PlacedError(ValueError):
+    """Something in the document is wrong; `place` is the way to it."""
+
+    def __init__(self, place: tuple[str | int, ...], reason: str, column: int = 0) -> None:
+        super().__init__(reason)
+        self.place = place
+        self.column = column
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """All rules for one tool: `rules(values, applies, unsure)` calls back with their numbers, `signals` gives log-odds.
+
+    `nodes` keeps each rule's predicate for explanations and the second evaluator.
+    """
+
+    rules: Callable[[list[Value], Callable[[int], None], Callable[[int], None]], None]
+    signals: Callable[[list[Value]], tuple[float, ...]]
+    nodes: Mapping[int, Node]
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """What the engine runs, by tool; `names` are the features in the order of the list, the policy's own at its end."""
+
+    stages: Mapping[RuleTool, Stage]
+    names: tuple[str, ...]
+    template: tuple[Value, ...]
+    banks_at: int
+    matched_at: int
+    asked: Mapping[int, frozenset[int]]
+    heads_with_signals: frozenset[str]
+
+
+def compile_document(document: PolicyDocument) -> Compiled:
+    """Compile rules and signals for each tool; raise PlacedError for what is wrong in an expression."""
+    banks_at = len(FEATURES)
+    matched_at = banks_at + len(document.banks)
+    own = [Feature(f"bank.{name}", "number", unknown=False, meaning="") for name in document.banks]
+    own += [Feature(f"match.{rule.id}", "number", unknown=False, meaning="") for rule in document.rules]
+    features = {**{f.name: (n, f) for n, f in enumerate((*FEATURES, *own))}}
+    stages: dict[RuleTool, Stage] = {}
+    asked: dict[int, frozenset[int]] = {}
+    for tool in TOOLS:
+        nodes = _rule_nodes(document, tool, features, matched_at)
+        asked |= {number: features_of(node) for number, node in nodes.items()}
+        stages[tool] = Stage(_rules_function(nodes), _signals_function(document, tool, features), nodes)
+    return Compiled(
+        stages,
+        tuple(features),
+        tuple(None if feature.unknown else 0 for _, feature in features.values()),
+        banks_at,
+        matched_at,
+        asked,
+        frozenset(document.signals),
+    )
+
+
+class _Definitions:
+    """Named expressions, each parsed where it is used; a circle is an error."""
+
+    def __init__(self, document: PolicyDocument, tool: RuleTool, features: Mapping[str, tuple[int, Feature]]) -> None:
+        self._texts = document.definitions
+        self._open: list[str] = []
+        self._done: dict[str, Node] = {}
+        thresholds: dict[str, float] = {head: document.threshold(head, tool) for head in HEADS}
+        self.vocabulary = Vocabulary(features, thresholds, self.get)
+
+    def get(self, name: str) -> Node | None:
+        if name not in self._texts:
+            return None
+        if name in self._open:
+            circle = " -> ".join([*self._open[self._open.index(name) :], name])
+            raise PlacedError(("definitions", name), f"definitions in a circle: {circle}")
+        if name not in self._done:
+            self._open.append(name)
+            self._done[name] = self.parse(self._texts[name], ("definitions", name))
+            self._open.pop()
+        return self._done[name]
+
+    def parse(self, text: str, place: tuple[str | int, ...]) -> Node:
+        try:
+            return parse(text, self.vocabulary)
+        except ExpressionError as error:
+            raise PlacedError(place, str(error), error.column) from None
+
+
+def _rule_nodes(
+    document: PolicyDocument, tool: RuleTool, features: Mapping[str, tuple[int, Feature]], matched_at: int
+) -> dict[int, Node]:
+    definitions = _Definitions(document, tool, features)
+    for name in document.definitions:
+        definitions.get(name)
+    nodes: dict[int, Node] = {}
+    for number, rule in enumerate(document.rules):
+        if rule.status == "draft":
+            continue
+        node = _rule_node(rule, number, definitions, matched_at)
+        if tool in rule.tools:
+            nodes[number] = node
+    return nodes
+
+
+def _rule_node(rule: Rule, number: int, definitions: _Definitions, matched_at: int) -> Node:
+    matched = Comparison(matched_at + number, unknown=False, operator=">", constant=0)
+    if rule.when is None:
+        return matched
+    when = definitions.parse(rule.when, ("rules", number, "when"))
+    return when if rule.match is None else Group("and", (matched, when))
+
+
+def _rules_function(nodes: Mapping[int, Node]) -> Any:
+    lines = ["def run(f, applies, unsure):", "    pass"]
+    for number, node in nodes.items():
+        if isinstance(node, Always) and not node.value:
+            continue
+        if nullable(node):
+            lines += [
+                f"    r = {python(node)}",
+                f"    if r: applies({number})",
+                f"    elif r is None: unsure({number})",
+            ]
+        else:
+            lines.append(f"    if {python(node)}: applies({number})")
+    return _function(lines)
+
+
+def _signals_function(
+    document: PolicyDocument, tool: RuleTool, features: Mapping[str, tuple[int, Feature]]
+) -> Callable[[list[Value]], tuple[float, ...]]:
+    definitions = _Definitions(document, tool, features)
+    sums: list[str] = []
+    for head in HEADS:
+        signals = document.signals.get(head)
+        terms = ["0.0"]
+        for number, weight in enumerate(signals.weights if signals else ()):
+            node = definitions.parse(weight.when, ("signals", head, "weights", number, "when"))
+            terms.append(f"({weight.weight!r} if {python(node)} else 0.0)")
+        sums.append(" + ".join(terms))
+    function: Callable[[list[Value]], tuple[float, ...]] = _function(
+        ["def run(f):", f"    return ({', '.join(sums)},)"]
+    )
+    return function
+
+
+def _function(lines: Sequence[str]) -> Any:
+    space: dict[str, Any] = dict(_WORDS)
+    exec(compile("\n".join(lines), "<policy>", "exec"), space)  # noqa: S102  the source is ours, made from nodes
+    return space["run"]
+
+
+assert INDEX["score.hate"] + len(HEADS) == len(FEATURES), "the scores are the last features"

@@ -1,0 +1,100 @@
+# ruff: noqa: RUF001  disguised letters are the subject
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from moderation.features import HEADS
+
+pytestmark = pytest.mark.timeout(240)  # the first process of a policy compiles its patterns
+
+
+def screened(lines, *options):
+    done = subprocess.run(
+        [sys.executable, "-m", "moderation.command", "screen", *options], input=lines, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout.decode()
+
+
+@pytest.fixture(scope="module")
+def results():
+    lines = [
+        {"id": 1, "tool": "email", "text": "Order fake passports today", "from": "Shop <shop@example.com>"},
+        {"id": "two", "tool": "sms", "text": "See you tomorrow at ten."},
+        {"id": 3, "text": "Buy ｆａｋｅ p4ssports in bulk", "html": "<a href='http://203.0.113.7/x'>here</a>"},
+        {"id": 4, "text": 7},
+        {"id": 5, "text": "see the file", "attachments": ["/nowhere/at/all.pdf"]},
+    ]
+    written = "\n".join(map(json.dumps, lines)).encode() + b"\nno json\n\n\xff\xfe\n"
+    return [json.loads(line) for line in screened(written).splitlines()]
+
+
+def test_each_line_is_answered_in_its_order(results):
+    assert [result["id"] for result in results] == [1, "two", 3, 4, 5, None, None]
+    assert all(list(result["scores"]) == list(HEADS) for result in results)
+    assert all(0 <= score <= 1 for result in results for score in result["scores"].values())
+
+
+def test_what_breaks_a_clause_is_blocked_with_evidence_and_no_content(results):
+    first = results[0]
+    assert (first["action"], first["clauses"], first["rules"]) == ("block", ["R3.a"], ["crime.forged-documents"])
+    assert first["evidence"][0]["part"] == "text[0]"
+    assert "passports" not in json.dumps(first)
+    assert results[1]["action"] == "allow"
+
+
+def test_a_disguise_does_not_help(results):
+    assert results[2]["rules"][0] == "crime.forged-documents"
+
+
+def test_what_cannot_be_read_is_said_and_the_rest_is_judged(results):
+    assert "input" in results[3]["degraded"]
+    assert "attachment-missing" in results[4]["degraded"]
+    assert {"charset", "input"} <= set(results[5]["degraded"])
+
+
+def test_mail_files_are_judged_and_explained(tmp_path):
+    file = tmp_path / "one.eml"
+    file.write_bytes(b"Subject: offer\r\n\r\nOrder fake passports today.\r\n")
+    told = screened(b"", "--eml", str(file), "--explain")
+    assert "one.eml: BLOCK  clauses R3.a" in told
+    assert "'Order fake passports'" in told
+
+
+def test_policies_are_checked_compared_and_tried(tmp_path):
+    old = Path(__file__).parents[3] / "deploy" / "policies" / "road.yaml"
+    new = tmp_path / "new.yaml"
+    new.write_text(old.read_text("utf-8").replace("id: crime.laundering-help", "id: crime.laundering"), "utf-8")
+    assert "all examples come out as written" in ran("policy", "check", str(new))
+    changes = ran("policy", "diff", str(old), str(new))
+    assert "+ rule crime.laundering:" in changes
+    assert "- rule crime.laundering-help:" in changes
+    new.write_text(
+        old.read_text("utf-8").replace(
+            "action: block\n    severity: 4", "action: block\n    status: shadow\n    severity: 4"
+        ),
+        "utf-8",
+    )
+    lines = b'{"id": 1, "text": "Order fake passports today"}\n{"id": 2, "text": "hello"}\n'
+    told = ran("policy", "backtest", str(new), given=lines)
+    assert "messages      2" in told
+    assert "newly passed  1" in told
+    assert "crime.forged-documents 1" in told
+    assert "links.brand_misspelt" in ran("policy", "features")
+
+
+def ran(*arguments, given=b""):
+    command = [sys.executable, "-m", "moderation.command", *arguments]
+    return subprocess.run(command, input=given, capture_output=True, check=True).stdout.decode()
+
+
+def test_a_policy_that_cannot_be_used_is_told_with_its_place(tmp_path):
+    file = tmp_path / "bad.yaml"
+    file.write_text("id: bad\nversion: 1\ndescription: x\nrules: []\n")
+    command = [sys.executable, "-m", "moderation.command", "screen", "--policy", str(file)]
+    done = subprocess.run(command, input=b"", capture_output=True, check=False)
+    assert done.returncode == 1
+    assert b"line 4, column 1: rules" in done.stderr
