@@ -26,6 +26,7 @@ from ingestion.coalescer import Coalescer
 from ingestion.domain import RulesInForce
 from ingestion.openapi import described
 from ingestion.operator_api import operator_routes
+from ingestion.row_seal import RowSeal
 from waystation.stack import Stack, checkout_folder
 
 if TYPE_CHECKING:
@@ -185,6 +186,7 @@ async def make_harness(pool, limits=None, cycle_seconds=0.005) -> Harness:
         relay=relay,
         rules=RULES,
         limits=limits or Limits(700_000, 10_000.0, 20_000),
+        row_seal=RowSeal(bytes(64)),
         now=now,
     )
     coalescer = Coalescer(admission.admit, cycle_seconds=cycle_seconds)

@@ -8,6 +8,7 @@ import typer
 
 from waystation import accounts, complaints, doubt, kafka_tools, ledger, screening, send, trace
 from waystation.commands import (
+    backup_commands,
     dlq_commands,
     keys_commands,
     provision_commands,
@@ -31,6 +32,10 @@ app.command()(stack_commands.down)
 app.command()(stack_commands.status)
 app.command()(stack_commands.logs)
 app.command()(stack_commands.migrate)
+app.command()(backup_commands.start)
+app.command()(backup_commands.stop)
+app.command()(backup_commands.backup)
+app.command()(backup_commands.restore)
 app.command()(demo)
 app.command()(trace.trace)
 app.command()(verify_commands.verify)

@@ -85,6 +85,7 @@ def _records(stack: Stack, topic: str, key: bytes, since: datetime) -> Iterator[
         "enable.auto.commit": False,
         "enable.partition.eof": True,
         "auto.offset.reset": "earliest",
+        "fetch.wait.max.ms": 20,
     }
     with closing(Consumer(options)) as consumer:
         try:

@@ -19,6 +19,7 @@ from enforcement.bodies import BoundedBodies
 from enforcement.decisions import Bench
 from enforcement.openapi import described
 from enforcement.publishing import LatestStandings
+from enforcement.reconciling import Reconciliation
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -42,16 +43,25 @@ def create_app(settings: Settings) -> FastAPI:
         telemetry.start()
         pool = await connect_pool(settings.postgres_dsn.get_secret_value())
         publisher = Publisher(settings.kafka, client_id=settings.instance, measures=telemetry.measures)
-        relay = OutboxRelay(pool, cast("Publisher", LatestStandings(pool, publisher)))
+        standings = LatestStandings(pool, publisher)
+        relay = OutboxRelay(pool, cast("Publisher", standings))
+        reconciliation = Reconciliation(pool, settings.kafka, standings, settings.instance)
         telemetry.watch_pool(pool)
         telemetry.watch_outbox(relay)
-        app.state.bench = Bench(pool, relay, now)
-        app.include_router(health_routes({"postgres": postgres_check(pool), "outbox": outbox_check(relay)}))
+        app.state.bench = Bench(pool, relay, now, lambda: reconciliation.done)
+        checks = {
+            "postgres": postgres_check(pool),
+            "outbox": outbox_check(relay),
+            "standings": reconciliation.check,
+        }
+        app.include_router(health_routes(checks))
         relay.start()
         await _connect(publisher)
+        reconciliation.start()
         try:
             yield
         finally:
+            await reconciliation.stop()
             await relay.stop()
             await publisher.stop()
             await pool.close()

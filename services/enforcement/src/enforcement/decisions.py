@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 from common.outbox import StoredRecord
 from enforcement import store
 from enforcement.domain import ComplaintDecision, Held, Outcome, StandingChange, decide
-from enforcement.errors import account_known, account_unknown, decided_otherwise, unknown_complaint
+from enforcement.errors import (
+    account_known,
+    account_unknown,
+    decided_otherwise,
+    not_reconciled,
+    unknown_complaint,
+)
 from enforcement.publishing import standing_record
 
 if TYPE_CHECKING:
@@ -29,6 +35,8 @@ class Bench:
     pool: Pool
     relay: OutboxRelay
     now: Callable[[], datetime]
+    reconciled: Callable[[], bool] = lambda: True
+    """Whether the revisions on Kafka are known: a decision before that could repeat one of their numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +50,7 @@ class Applied:
 
 async def confirm_complaint(bench: Bench, complaint_id: str, asked: Standing, reason: str) -> ComplaintRow:
     """Confirm a complaint, which tightens the account's standing or keeps it; repeated, it gives the first answer."""
+    _require_reconciled(bench)
     async with bench.pool.acquire() as connection, connection.transaction():
         row = await _undecided(connection, complaint_id, "confirmed")
         if row.decision is not None:
@@ -84,6 +93,7 @@ async def set_standing(
     bench: Bench, account_id: str, asked: Standing, *, clause: Clause | None, reason: str
 ) -> StandingChange:
     """Set an account's standing to whatever a person asks for, milder or stricter."""
+    _require_reconciled(bench)
     change = StandingChange(account_id, 0, asked, Outcome.KEPT, "person", clause, reason, None, bench.now())
     async with bench.pool.acquire() as connection, connection.transaction():
         applied = await _apply(connection, change, may_loosen=True)
@@ -99,6 +109,11 @@ async def _undecided(connection: Connection, complaint_id: str, wanted: str) -> 
     if row.complaint.state not in ("received", wanted):
         raise decided_otherwise(row.complaint.state)
     return row
+
+
+def _require_reconciled(bench: Bench) -> None:
+    if not bench.reconciled():
+        raise not_reconciled()
 
 
 async def _apply(connection: Connection, asked: StandingChange, *, may_loosen: bool) -> Applied:

@@ -15,6 +15,7 @@ ACCOUNT_COMPLAINTS_MAX = 1_000
 UNMATCHED_COMPLAINTS_MAX = 10_000
 ALL_COMPLAINTS_MAX = 100_000
 _RETRY_SECONDS = 3600
+_RECONCILED_SECONDS = 2
 
 BODY_TOO_LARGE = Refusal(413, "body-too-large", "the body is larger than `limit` bytes")
 TOO_MANY_COMPLAINTS = Refusal(
@@ -119,3 +120,9 @@ def decided_otherwise(state: str) -> Problem:
         f"this complaint was {state} before and stays so; to change what follows from it, set the account's standing",
         state=state,
     )
+
+
+def not_reconciled() -> Problem:
+    """The revisions on Kafka are not known yet, so the next number is not either."""
+    detail = "the standings on Kafka have not been read since this service started; is Kafka reachable? try again"
+    return Problem(503, "unavailable", detail, retry_after_seconds=_RECONCILED_SECONDS)

@@ -89,6 +89,33 @@ RETURNING *
 -- The newest revisions of an account's standing; the first is what holds.
 SELECT * FROM standing_changes WHERE account_id = $1 ORDER BY revision DESC LIMIT $2
 
+-- name: adopt_standings
+-- Revisions that the topic has and this database does not: after it was put back to a backup.
+WITH told AS (
+    SELECT * FROM unnest(
+        $1::text[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::uuid[], $8::timestamptz[]
+    ) AS t (account_id, revision, standing, decided_by, clause, reason, complaint_id, since)
+), present AS (
+    INSERT INTO standings AS s (account_id, standing, decided_by, floor, revision)
+    SELECT account_id, standing, decided_by, CASE decided_by WHEN 'person' THEN standing ELSE 'good' END, revision
+    FROM told ORDER BY account_id
+    ON CONFLICT (account_id) DO UPDATE
+        SET standing = excluded.standing, decided_by = excluded.decided_by, floor = excluded.floor,
+            revision = excluded.revision
+        WHERE s.revision < excluded.revision
+    RETURNING account_id
+)
+INSERT INTO standing_changes
+    (account_id, revision, standing, decided_by, outcome, clause, reason, complaint_id, since)
+SELECT t.account_id, t.revision, t.standing, t.decided_by, 'restated', t.clause, t.reason,
+    (SELECT id FROM complaints c WHERE c.id = t.complaint_id), t.since
+FROM told t JOIN present USING (account_id)
+RETURNING account_id
+
+-- name: revisions
+-- The present revision of every account that ever had a decision.
+SELECT account_id, revision FROM standings WHERE revision > 0
+
 -- name: lock_publishing
 -- One copy of this service publishes at a time, or an older revision could become the last record of its key.
 SELECT pg_advisory_xact_lock(1398034254)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from common.outbox import outbox_columns
 from common.postgres.queries import load_queries
+from common.times import parse_rfc3339
 from enforcement.arf import FeedbackReport
 from enforcement.domain import Complaint, ComplaintDecision, Held, Outcome, StandingChange, StandingDecision
 from enforcement.errors import ACCOUNT_COMPLAINTS_MAX, ALL_COMPLAINTS_MAX, UNMATCHED_COMPLAINTS_MAX, RevisionError
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
+    from common.events import StandingChanged
     from common.kafka.records import Record
     from common.postgres.pool import Connection, Pool
 
@@ -157,6 +159,27 @@ async def lock_publishing(connection: Connection) -> None:
 async def present_standings(connection: Connection, account_ids: Sequence[str]) -> list[StandingChange]:
     """Return the newest revision of each account that has one."""
     return [_change(row) for row in await connection.fetch(QUERIES["present_standings"], list(account_ids))]
+
+
+async def adopt_standings(pool: Pool, told: Sequence[StandingChanged]) -> int:
+    """Take over the revisions that are higher than the present ones; return how many."""
+    rows = await pool.fetch(
+        QUERIES["adopt_standings"],
+        [event.account_id for event in told],
+        [event.revision for event in told],
+        [event.standing for event in told],
+        [event.decided_by for event in told],
+        [event.clause for event in told],
+        [event.reason for event in told],
+        [event.complaint_id for event in told],
+        [parse_rfc3339(event.since) for event in told],
+    )
+    return len(rows)
+
+
+async def revisions(pool: Pool) -> dict[str, int]:
+    """Return the present revision of every account that has one."""
+    return {row["account_id"]: row["revision"] for row in await pool.fetch(QUERIES["revisions"])}
 
 
 def _report_columns(report: FeedbackReport | None) -> tuple[Any, ...]:

@@ -45,6 +45,7 @@ from ingestion.domain import (
 from ingestion.errors import SealUnavailableError
 from ingestion.mail import final_mail, normal_address, recipient_address
 from ingestion.mime import Mailbox
+from ingestion.row_seal import HEADER, OwnFields, RowSeal
 from ingestion.store import AdmittedRow, Key, NewMessage
 
 if TYPE_CHECKING:
@@ -157,6 +158,7 @@ class Admission:
         relay: Relay,
         rules: RulesInForce,
         limits: Limits,
+        row_seal: RowSeal,
         now: Callable[[], datetime],
         tracer: Tracer = OFF,
         measures: Measures | None = None,
@@ -167,6 +169,7 @@ class Admission:
         self._relay = relay
         self._rules = rules
         self._limits = limits
+        self._row_seal = row_seal
         self._now = now
         self._tracer = tracer
         self._items = (measures or Measures()).counts(DOOR_ITEMS)
@@ -297,7 +300,9 @@ class Admission:
             await _yield_now_and_then(number)
         messages = []
         for number, (each, instruction) in enumerate(zip(sealed, self._signer.sign_json(statements), strict=True)):
-            messages.append((each.composed.candidate.position, _new_message(each, instruction, now)))
+            own_fields = self._own_fields(each.composed)
+            message = _new_message(each, instruction, own_fields, now)
+            messages.append((each.composed.candidate.position, message))
             await _yield_now_and_then(number)
         return messages
 
@@ -327,6 +332,11 @@ class Admission:
             "duplicates_allowed": item.duplicates_allowed,
             "admitted_at": admitted_at,
         }
+
+    def _own_fields(self, each: _Composed) -> bytes:
+        candidate = each.candidate
+        key = None if candidate.key is None else candidate.key[1]
+        return self._row_seal.seal(each.message_id, OwnFields(key, candidate.fingerprint, candidate.item.reference))
 
     async def _store(self, messages: Sequence[tuple[int, NewMessage]]) -> dict[int, Outcome]:
         stored = await store.admit(self._pool, [message for _, message in messages])
@@ -418,7 +428,7 @@ def _vault_refusal(answer: SealAnswer) -> Problem:
     return Problem(int(problem.get("status", 422)), kind, detail, field="recipient", limit=problem.get("limit"))
 
 
-def _new_message(sealed: _Sealed, instruction: SignedJson, now: datetime) -> NewMessage:
+def _new_message(sealed: _Sealed, instruction: SignedJson, own_fields: bytes, now: datetime) -> NewMessage:
     each, candidate = sealed.composed, sealed.composed.candidate
     row = AdmittedRow(
         each.message_id, candidate.fingerprint, each.content_digest, sealed.token, instruction.whole.decode()
@@ -440,5 +450,5 @@ def _new_message(sealed: _Sealed, instruction: SignedJson, now: datetime) -> New
         instruction_digest=instruction.digest,
         reference=candidate.item.reference,
         admitted_at=now,
-        record=record,
+        record=record._replace(headers=(*record.headers, (HEADER, own_fields))),
     )

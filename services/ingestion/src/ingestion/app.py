@@ -16,6 +16,7 @@ from common.kafka.publisher import Publisher
 from common.kafka.table import TableReader
 from common.outbox import OutboxRelay
 from common.postgres.pool import connect_pool
+from common.postgres.recovery import recover
 from common.security.signing import Signer, TrustedKeys
 from common.security.tokens import TokenIssuer, TokenVerifier
 from common.telemetry.process import Telemetry
@@ -28,6 +29,8 @@ from ingestion.congestion import Bounds, CongestionSampler
 from ingestion.handlers import on_receipts, on_standings
 from ingestion.openapi import described
 from ingestion.operator_api import operator_routes
+from ingestion.recovery import MessagesAgain
+from ingestion.row_seal import RowSeal
 from ingestion.rules import load_rules
 
 if TYPE_CHECKING:
@@ -78,6 +81,8 @@ async def _start(app: FastAPI, settings: Settings, telemetry: Telemetry, stack: 
     )
     stack.push_async_callback(vault.close)
 
+    row_seal = RowSeal.from_identity(settings.identity_key_file)
+    await recover(pool, _messages_again(settings, pool, row_seal))
     relay = OutboxRelay(pool, publisher)
     relay.start()
     stack.push_async_callback(relay.stop)
@@ -91,6 +96,7 @@ async def _start(app: FastAPI, settings: Settings, telemetry: Telemetry, stack: 
         relay=relay,
         rules=rules,
         limits=_limits(settings),
+        row_seal=row_seal,
         now=now,
         tracer=telemetry.tracer,
         measures=telemetry.measures,
@@ -141,6 +147,15 @@ async def _start_reading(
     await broker.start()
     stack.push_async_callback(broker.stop)
     return {"standings": table_check(standings), "tracing": consumer_check(tracing)}
+
+
+def _messages_again(settings: Settings, pool: Pool, row_seal: RowSeal) -> MessagesAgain:
+    folder = settings.trusted_keys_dir
+    instructions, receipts = (
+        TrustedKeys.from_folder("instruction", folder),
+        TrustedKeys.from_folder("receipt", folder),
+    )
+    return MessagesAgain(pool, settings.kafka, instructions, receipts, row_seal, settings.instance)
 
 
 def _limits(settings: Settings) -> Limits:

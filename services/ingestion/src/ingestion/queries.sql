@@ -54,6 +54,25 @@ WITH admitted AS (
 SELECT ARRAY(SELECT id FROM told ORDER BY id) AS outbox_ids,
     CASE WHEN (SELECT count(*) FROM admitted) < cardinality($1) THEN ARRAY(SELECT id::text FROM admitted) END AS message_ids
 
+-- name: put_back
+-- Messages that this database lost when it was put back to a backup; those that it has stay as they are.
+WITH lost AS (
+    SELECT * FROM unnest(
+        $1::uuid[], $2::uuid[], $3::bytea[], $4::bytea[], $5::text[], $6::uuid[], $7::text[], $8::text[], $9::text[],
+        $10::text[], $11::text[], $12::timestamptz[]
+    ) AS l (
+        id, account_id, idempotency_key, fingerprint, tool, inbox_id, recipient_token, content_digest,
+        instruction_digest, signed_instruction, reference, admitted_at
+    )
+), added AS (
+    INSERT INTO messages (
+        id, account_id, idempotency_key, fingerprint, tool, inbox_id, recipient_token, content_digest,
+        instruction_digest, signed_instruction, reference, admitted_at
+    )
+    SELECT * FROM lost ON CONFLICT DO NOTHING RETURNING id, account_id, admitted_at
+)
+INSERT INTO awaiting_receipt (message_id, account_id, admitted_at) SELECT id, account_id, admitted_at FROM added
+
 -- name: record_steps
 -- Receipts as steps of their messages; a receipt seen before changes nothing.
 WITH told AS (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from common.events import StandingChanged
+    from common.events.intake import Instruction
     from common.events.routing import Receipt
     from common.kafka.records import Record
     from common.postgres.pool import Connection, Pool
@@ -138,6 +139,39 @@ async def admit(pool: Pool, messages: Sequence[NewMessage]) -> Mapping[str, Stor
         message.row.id: StoredRecord(outbox_id, message.record)
         for message, outbox_id in zip(ordered, row["outbox_ids"], strict=True)
     }
+
+
+class LostMessage(NamedTuple):
+    """A message as Kafka has it: verified instruction, its digest and text, and the row's own fields."""
+
+    instruction: Instruction
+    digest: str
+    signed_instruction: str
+    idempotency_key: bytes | None
+    fingerprint: bytes
+    reference: str | None
+
+
+async def put_back(pool: Pool, lost: Sequence[LostMessage]) -> None:
+    """Store messages that this database does not know any more."""
+    rows = [
+        (
+            one.instruction.message_id,
+            one.instruction.account_id,
+            one.idempotency_key,
+            one.fingerprint,
+            one.instruction.tool,
+            one.instruction.inbox_id,
+            one.instruction.recipient_token,
+            one.instruction.content_digest,
+            one.digest,
+            one.signed_instruction,
+            one.reference,
+            one.instruction.admitted_at,
+        )
+        for one in lost
+    ]
+    await pool.execute(_Q["put_back"], *map(list, zip(*rows, strict=True)))
 
 
 async def record_receipts(pool: Pool, receipts: Sequence[Receipt], unauthorised: Sequence[Unauthorised]) -> None:

@@ -14,6 +14,7 @@ from common.http.vault import VaultClient
 from common.kafka.consumer import Subscription, kafka_broker
 from common.kafka.publisher import Publisher
 from common.postgres.pool import connect_pool
+from common.postgres.recovery import recover
 from common.security.signing import Signer, TrustedKeys
 from common.security.tokens import TokenIssuer, TokenVerifier
 from common.telemetry.metrics import VERDICTS
@@ -25,6 +26,7 @@ from moderation.models import ModelBank
 from moderation.models.weights import WEIGHTS
 from moderation.openapi import described
 from moderation.policy.reading import read_policy
+from moderation.recovery import VerdictsAgain
 from moderation.screening import Screener
 
 if TYPE_CHECKING:
@@ -80,6 +82,15 @@ async def _start(
     app.include_router(health_routes(checks))
     verifier = TokenVerifier.from_folder(SERVICE, settings.trusted_keys_dir)
     app.include_router(operator_routes(pool, screener.policy, verifier))
+    trusted = settings.trusted_keys_dir
+    again = VerdictsAgain(
+        pool,
+        settings.kafka,
+        TrustedKeys.from_folder("instruction", trusted),
+        TrustedKeys.from_folder("verdict", trusted),
+        settings.instance,
+    )
+    await recover(pool, again)
     stack.push_async_callback(broker.stop)
     await broker.start()
 

@@ -18,6 +18,7 @@ from common.kafka.publisher import Publisher
 from common.kafka.table import TableReader
 from common.outbox import OutboxRelay
 from common.postgres.pool import connect_pool
+from common.postgres.recovery import recover
 from common.security.signing import Signer, TrustedKeys
 from common.security.tokens import TokenIssuer, TokenVerifier
 from common.telemetry.measuring import Point
@@ -36,6 +37,7 @@ from routing.openapi import described
 from routing.providers.email import EmailProvider
 from routing.providers.smtp import SmtpPool, parse_smtp_url
 from routing.recovery import settle_left_over
+from routing.restoration import DeliveriesAgain
 from routing.settlement import Settlement
 from routing.sweeps import Sweeps
 
@@ -93,8 +95,6 @@ async def _run(app: FastAPI, settings: RoutingSettings, telemetry: Telemetry, st
     standings = TableReader(
         settings.kafka, StandingChanged, sweeps.on_standing_changed, client_id=f"{settings.instance}.standings"
     )
-    standings.start()
-    stack.push_async_callback(standings.stop)
 
     settlement = Settlement(
         pool,
@@ -124,6 +124,12 @@ async def _run(app: FastAPI, settings: RoutingSettings, telemetry: Telemetry, st
         tracer=tracer,
         measures=measures,
     )
+    planner = Planner(pool, authority, signer, relay, dispatcher, settings.lease_seconds, now)
+    receipt_keys = TrustedKeys.from_folder("receipt", keys)
+    again = DeliveriesAgain(planner, settings.kafka, vault, receipt_keys, provider.name, settings.instance)
+    await recover(pool, again)
+    standings.start()
+    stack.push_async_callback(standings.stop)
     dispatcher.start()
     stack.push_async_callback(dispatcher.stop)
     claims = Claims(pool, authority, signer, relay, dispatcher, settings.lease_seconds, now)
@@ -132,7 +138,6 @@ async def _run(app: FastAPI, settings: RoutingSettings, telemetry: Telemetry, st
     loops.run("claims", claims.step, every_seconds=CLAIM_EVERY_SECONDS)
     loops.run("sweeps", sweeps.step, every_seconds=SWEEP_EVERY_SECONDS)
 
-    planner = Planner(pool, authority, signer, relay, dispatcher, settings.lease_seconds, now)
     planning = Subscription(
         VerdictReached,
         PLANNING_GROUP,

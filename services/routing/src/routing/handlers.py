@@ -69,19 +69,31 @@ class Planner:
         """
         verified, unauthorised = self._verify(batch)
         has_room = await self.dispatcher.wait_for_room(len(verified), ROOM_WAIT_SECONDS)
-        asked_at, now = time.monotonic(), self.now()
-        standings = await store.know_accounts(self.pool, {one.instruction.instruction.account_id for one in verified})
-        planned = sorted(_plan(one, standings, now, lease=has_room) for one in verified)
-        silent, told = [row for row in planned if not row.sequence], [row for row in planned if row.sequence]
-        if told or unauthorised:
-            await self._store_told(told, unauthorised, now)
-        added = await store.insert_deliveries(self.pool, silent, self.lease_seconds) if silent else {}
+        asked_at = time.monotonic()
+        added = await self._store(verified, unauthorised, lease=has_room)
         deadline = self.dispatcher.leases.deadline(asked_at)
         self.dispatcher.take(
             Leased(one.instruction, one.verdict, epoch=1, deadline=deadline, attempts=0, traceparent=one.traceparent)
             for one in verified
             if added.get(one.instruction.instruction.message_id) == DeliveryState.HANDING
         )
+
+    async def plan_again(self, batch: Sequence[Received[VerdictReached]]) -> None:
+        """Plan what a database that was put back does not know any more, and leave it waiting."""
+        verified, _ = self._verify(batch)
+        await self._store(verified, [], lease=False)
+
+    async def _store(
+        self, verified: Sequence[Verified], unauthorised: Sequence[store.Unauthorised], *, lease: bool
+    ) -> dict[str, str]:
+        """Return the states of what was not planned before, unless it had a receipt at once."""
+        now = self.now()
+        standings = await store.know_accounts(self.pool, {one.instruction.instruction.account_id for one in verified})
+        planned = sorted(_plan(one, standings, now, lease=lease) for one in verified)
+        silent, told = [row for row in planned if not row.sequence], [row for row in planned if row.sequence]
+        if told or unauthorised:
+            await self._store_told(told, unauthorised, now)
+        return await store.insert_deliveries(self.pool, silent, self.lease_seconds) if silent else {}
 
     async def _store_told(
         self, planned: Sequence[store.PlannedDelivery], unauthorised: Sequence[store.Unauthorised], now: datetime

@@ -124,6 +124,37 @@ WITH wanted AS (
 )
 SELECT message_id, number FROM begun
 
+-- name: recall_attempts
+-- Attempts that receipts or the vault's ledger tell of, in a database that was put back; what is known stays.
+INSERT INTO attempts AS a (message_id, number, epoch, round, provider, result, reason, reply_code, settled_at)
+SELECT r.message_id, r.number, r.epoch, d.round, r.provider, r.result, r.reason, r.reply_code, now()
+FROM unnest($1::uuid[], $2::integer[], $3::integer[], $4::text[], $5::text[], $6::text[], $7::integer[])
+    AS r(message_id, number, epoch, provider, result, reason, reply_code)
+JOIN deliveries d ON d.message_id = r.message_id AND d.message_id = ANY($1::uuid[])
+ORDER BY r.message_id, r.number
+ON CONFLICT (message_id, number) DO UPDATE
+    SET result = excluded.result, reason = excluded.reason, reply_code = excluded.reply_code, settled_at = now()
+    WHERE a.result IN ('open', 'doubt')
+
+-- name: recall_states
+-- Deliveries as their newest receipt tells them, where it is newer than the row; what waits may go on at once.
+UPDATE deliveries d SET state = r.state, reason = r.reason, sequence = r.sequence,
+    lease_until = NULL, due_at = now(), changed_at = now()
+FROM unnest($1::uuid[], $2::text[], $3::text[], $4::integer[]) AS r(message_id, state, reason, sequence)
+WHERE d.message_id = ANY($1::uuid[]) AND d.message_id = r.message_id AND d.sequence < r.sequence
+
+-- name: recall_epochs
+-- The vault answers no epoch below one that it served: go on from there.
+UPDATE deliveries d SET epoch = greatest(d.epoch, e.epoch)
+FROM unnest($1::uuid[], $2::integer[]) AS e(message_id, epoch)
+WHERE d.message_id = ANY($1::uuid[]) AND d.message_id = e.message_id
+
+-- name: recall_attempt_counts
+-- The next attempt must have a number that no attempt had.
+UPDATE deliveries d SET attempts = greatest(d.attempts, c.attempts)
+FROM unnest($1::uuid[], $2::integer[]) AS c(message_id, attempts)
+WHERE d.message_id = ANY($1::uuid[]) AND d.message_id = c.message_id
+
 -- name: attempts_of_epochs
 -- Attempts without outcome that were begun under some leases: never called, after the answer to a begin was lost, or of
 -- a process that was killed. The deliveries are locked first, so that a statement which is still running has ended. A

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from common.events.enforcement import StandingChanged
+    from common.events.routing import Receipt
     from common.kafka.records import Record
     from common.postgres.pool import Connection, Pool
     from routing.domain import Change
@@ -180,6 +181,41 @@ async def open_attempts_of(
     """
     rows = await connection.fetch(QUERIES["attempts_of_epochs"], *_columns(held, 2))
     return {str(row["message_id"]): (row["number"], AttemptResult(row["result"])) for row in rows}
+
+
+class RecalledAttempt(NamedTuple):
+    """An attempt as a receipt or the vault's ledger tells it."""
+
+    message_id: str
+    number: int
+    epoch: int
+    provider: str
+    result: str
+    reason: str
+    reply_code: int | None
+
+
+async def recall_attempts(connection: Connection, recalled: Sequence[RecalledAttempt]) -> None:
+    """Store attempts that this database lost; a known outcome stays."""
+    if recalled:
+        await connection.execute(QUERIES["recall_attempts"], *_columns(recalled, len(RecalledAttempt._fields)))
+
+
+async def recall_states(connection: Connection, newest: Sequence[Receipt]) -> None:
+    """Bring locked deliveries to their newest receipts."""
+    rows = [(one.message_id, one.state, one.reason, one.sequence) for one in newest]
+    if rows:
+        await connection.execute(QUERIES["recall_states"], *_columns(rows, 4))
+
+
+async def recall_epochs(connection: Connection, served: Sequence[tuple[str, int]]) -> None:
+    """Raise epochs to what the vault has served."""
+    await connection.execute(QUERIES["recall_epochs"], *_columns(served, 2))
+
+
+async def recall_attempt_counts(connection: Connection, served: Sequence[tuple[str, int]]) -> None:
+    """Raise numbers of attempts to what the vault has served."""
+    await connection.execute(QUERIES["recall_attempt_counts"], *_columns(served, 2))
 
 
 async def standings_of(connection: Connection, account_ids: Iterable[str]) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Query, Request, Response
@@ -17,6 +18,7 @@ from common.contracts.vault import (
     OpenCall,
     SealAnswers,
     SealCall,
+    UnsettledAnswers,
 )
 from common.http.openapi import (
     INVALID_FIELD,
@@ -147,6 +149,16 @@ def vault_routes(gate: Gate, pool: Pool, keyring: Keyring) -> APIRouter:
             rows = await store.disclosures_of_message(connection, message_id)
             await store.log_access(connection, Access(caller, "read-ledger", None, None, len(rows)), answered=len(rows))
         return Ledger(items=rows)
+
+    @router.get("/disclosures/unsettled", tags=["services"], responses=reading)
+    async def get_unsettled(request: Request, since: datetime) -> UnsettledAnswers:
+        """What this caller was given since then for messages that are not spent: after its database was put back."""
+        caller = await gate.admit(request, "read-unsettled")
+        async with pool.acquire() as connection:
+            items = await store.unsettled(connection, since, caller)
+            access = Access(caller, "read-unsettled", None, None, len(items))
+            await store.log_access(connection, access, answered=len(items))
+        return UnsettledAnswers(items=items)
 
     @router.get("/unauthorised", tags=["operator"], responses=reading)
     async def get_unauthorised(request: Request, limit: ListedMax = 100) -> UnauthorisedRecords:

@@ -12,7 +12,9 @@ from common.http.observed import observe
 from common.http.server import stop_process
 from common.kafka.consumer import Subscription, kafka_broker
 from common.kafka.publisher import Publisher
+from common.kafka.replay import replay
 from common.postgres.pool import connect_pool
+from common.postgres.recovery import Recovery, recover
 from common.security.signing import TrustedKeys
 from common.security.tokens import TokenVerifier
 from common.telemetry.process import Telemetry
@@ -63,6 +65,7 @@ def create_app(settings: VaultSettings) -> FastAPI:
             telemetry.watch_group("spending", spending)
             app.include_router(vault_routes(Gate(verifier, pool), pool, keyring))
             app.include_router(health_routes({"postgres": postgres_check(pool), GROUP: consumer_check(spending)}))
+            await recover(pool, lambda recovery: _read_again(settings, pool, trusted, recovery))
             broker = kafka_broker(settings.kafka, client_id=settings.instance)
             spending.attach(broker)
             stack.push_async_callback(broker.stop)
@@ -70,6 +73,12 @@ def create_app(settings: VaultSettings) -> FastAPI:
             yield
 
     return observe(described(lifespan), telemetry)
+
+
+async def _read_again(settings: VaultSettings, pool: Pool, trusted: TrustedKeys, recovery: Recovery) -> None:
+    """Spend again what was handed over since the backup, before anything is disclosed."""
+    handle = partial(on_receipt_issued, pool=pool, trusted=trusted)
+    await replay(settings.kafka, ReceiptIssued, recovery.since, handle, client_id=f"{settings.instance}-recovery")
 
 
 def _spending(

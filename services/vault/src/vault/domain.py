@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
-Operation = Literal["seal", "open", "disclose", "read-ledger", "read-unauthorised"]
+Operation = Literal["seal", "open", "disclose", "read-ledger", "read-unauthorised", "read-unsettled"]
 
 # Caller and operation to the purposes allowed; what is not in the table is refused and logged.
 CALLERS: Mapping[tuple[str, str], frozenset[str | None]] = MappingProxyType(
@@ -21,6 +21,7 @@ CALLERS: Mapping[tuple[str, str], frozenset[str | None]] = MappingProxyType(
         ("ingestion", "open"): frozenset({"inbox"}),
         ("moderation", "open"): frozenset({"screening", "review"}),
         ("routing", "disclose"): frozenset({"delivery"}),
+        ("routing", "read-unsettled"): frozenset({None}),
         ("enforcement", "open"): frozenset({"case"}),
         ("operator", "read-ledger"): frozenset({None}),
         ("operator", "read-unauthorised"): frozenset({None}),

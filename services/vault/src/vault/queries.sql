@@ -122,6 +122,16 @@ WITH asked AS (
 )
 SELECT message_id FROM entered;
 
+-- name: unsettled
+-- Disclosures since a moment whose messages are not known to be handed over, the last of each: what a caller that lost
+-- its memory may have begun.
+SELECT d.message_id, max(d.epoch) AS epoch, max(d.attempt) AS attempt
+FROM disclosures d
+WHERE d.asked_at >= $1 AND d.caller = $2
+    AND NOT EXISTS (SELECT FROM instructions i WHERE i.message_id = d.message_id AND i.spent_at IS NOT NULL)
+GROUP BY d.message_id
+ORDER BY d.message_id;
+
 -- name: instructions
 -- What is known of instructions that were refused.
 SELECT message_id, epoch, spent_at, spent_entry, spent_entry_asked_at

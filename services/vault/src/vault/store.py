@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from common.contracts.vault import Unsettled
 from common.postgres.queries import load_queries
 from vault.domain import Access, Instruction, Processor, field_names
 from vault.keys.accounts import FIRST_EPOCH, WrappedAccount
@@ -186,6 +187,12 @@ async def enter_disclosures(
         SQL["enter_disclosures"], *_columns(entries, 8), provider, *_access(access), access.items
     )
     return {row[0] for row in rows}
+
+
+async def unsettled(connection: Connection, since: datetime, caller: str) -> list[Unsettled]:
+    """Return what a caller was given since then for messages that are not spent."""
+    rows = await connection.fetch(SQL["unsettled"], since, caller)
+    return [Unsettled(message_id=row[0], epoch=row[1], attempt=row[2]) for row in rows]
 
 
 async def instructions(connection: Connection, message_ids: Sequence[str]) -> Mapping[str, Instruction]:

@@ -107,6 +107,20 @@ class DiscloseAnswer(_Call):
     problem: dict[str, Any] | None = None
 
 
+class Unsettled(_Call):
+    """A message that was disclosed and is not known to be handed over: highest epoch and attempt that were served."""
+
+    message_id: str
+    epoch: int
+    attempt: int
+
+
+class UnsettledAnswers(_Call):
+    """`GET /v1/disclosures/unsettled?since=`, by routing after its database was put back."""
+
+    items: list[Unsettled]
+
+
 class SealAnswers(_Call):
     """One answer per item, in order."""
 

@@ -18,6 +18,7 @@ from common.contracts.vault import (
     SealAnswer,
     SealAnswers,
     SealCall,
+    UnsettledAnswers,
 )
 from common.kafka.consumer import RetryableError
 from common.telemetry.measuring import Measures
@@ -26,7 +27,9 @@ from common.telemetry.tracing import CONTEXTS_HEADER, OFF, contexts_header, end_
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
 
+    from common.contracts.vault import Unsettled
     from common.security.tokens import TokenIssuer
     from common.telemetry.tracing import Tracer
 
@@ -73,6 +76,17 @@ class VaultClient:
         """Get what a provider needs; the vault's ledger has the row before this returns."""
         return (await self._post("/v1/disclose:batch", call, DiscloseAnswers)).items
 
+    async def unsettled(self, since: datetime) -> Sequence[Unsettled]:
+        """Return what was disclosed to this caller since then for messages that are not known to be handed over."""
+        path = "/v1/disclosures/unsettled"
+        try:
+            response = await self._http.get(
+                path, params={"since": since.isoformat()}, headers=self._issuer.headers(AUDIENCE), timeout=60.0
+            )
+        except httpx.TransportError as error:
+            raise VaultUnavailableError(f"{path}: {type(error).__name__}") from error
+        return UnsettledAnswers.model_validate_json(_checked(path, response)).items
+
     async def _post(self, path: str, call: BaseModel, answers: type[T]) -> T:
         headers = {"content-type": "application/json", **self._issuer.headers(AUDIENCE)}
         spans = self._tracer.call(f"POST {path}", {"http.request.method": "POST", "url.path": path})
@@ -88,8 +102,12 @@ class VaultClient:
         finally:
             self._durations.record(time.monotonic() - started, "POST", path, status)
             end_all(spans, None if status == "200" else status)
-        if response.status_code in _FORBIDDEN:
-            raise VaultRefusedError(f"{path}: {response.status_code}; check the identity keys of this deployment")
-        if response.status_code != httpx.codes.OK:
-            raise VaultUnavailableError(f"{path}: status {response.status_code}")
-        return answers.model_validate_json(response.content)
+        return answers.model_validate_json(_checked(path, response))
+
+
+def _checked(path: str, response: httpx.Response) -> bytes:
+    if response.status_code in _FORBIDDEN:
+        raise VaultRefusedError(f"{path}: {response.status_code}; check the identity keys of this deployment")
+    if response.status_code != httpx.codes.OK:
+        raise VaultUnavailableError(f"{path}: status {response.status_code}")
+    return response.content
