@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
     from fastapi import FastAPI
 
+    from common.postgres.pool import Pool
     from routing.config import RoutingSettings
 
 PLANNING_GROUP = "routing.planning"
@@ -152,14 +153,7 @@ async def _run(app: FastAPI, settings: RoutingSettings, telemetry: Telemetry, st
     planning.attach(broker)
     await broker.start()
     stack.push_async_callback(broker.stop)
-    telemetry.watch_pool(pool)
-    telemetry.watch_unauthorised(pool)
-    telemetry.watch_outbox(relay)
-    telemetry.watch_table(standings)
-    telemetry.watch_group("planning", planning)
-    telemetry.watch_number(STAGE_AGE, dispatcher.oldest_seconds, "handover")
-    telemetry.watch_number(IN_DOUBT, partial(store.count_doubts, pool))
-    measures.observe(ATTEMPTS_OPEN, lambda: [Point((), dispatcher.attempts_open)])
+    _watch(telemetry, pool, relay, standings, planning, dispatcher)
     app.include_router(
         health_routes(
             {
@@ -170,6 +164,24 @@ async def _run(app: FastAPI, settings: RoutingSettings, telemetry: Telemetry, st
         )
     )
     app.include_router(Routes(pool, TokenVerifier.from_folder("routing", keys), settlement, relay).router())
+
+
+def _watch(  # noqa: PLR0913 - each of these is watched
+    telemetry: Telemetry,
+    pool: Pool,
+    relay: OutboxRelay,
+    standings: TableReader[StandingChanged],
+    planning: Subscription[VerdictReached],
+    dispatcher: Dispatcher,
+) -> None:
+    telemetry.watch_pool(pool)
+    telemetry.watch_unauthorised(pool)
+    telemetry.watch_outbox(relay)
+    telemetry.watch_table(standings)
+    telemetry.watch_group("planning", planning)
+    telemetry.watch_number(STAGE_AGE, dispatcher.oldest_seconds, "handover")
+    telemetry.watch_number(IN_DOUBT, partial(store.count_doubts, pool))
+    telemetry.measures.observe(ATTEMPTS_OPEN, lambda: [Point((), dispatcher.attempts_open)])
 
 
 async def _journal(settings: RoutingSettings, settlement: Settlement, stack: AsyncExitStack) -> tuple[int, Journal]:
