@@ -153,7 +153,7 @@ async def _run(app: FastAPI, settings: RoutingSettings, telemetry: Telemetry, st
     planning.attach(broker)
     await broker.start()
     stack.push_async_callback(broker.stop)
-    _watch(telemetry, pool, relay, standings, planning, dispatcher)
+    _watch(telemetry, pool=pool, relay=relay, standings=standings, planning=planning, dispatcher=dispatcher)
     app.include_router(
         health_routes(
             {
@@ -166,8 +166,9 @@ async def _run(app: FastAPI, settings: RoutingSettings, telemetry: Telemetry, st
     app.include_router(Routes(pool, TokenVerifier.from_folder("routing", keys), settlement, relay).router())
 
 
-def _watch(  # noqa: PLR0913 - each of these is watched
+def _watch(
     telemetry: Telemetry,
+    *,
     pool: Pool,
     relay: OutboxRelay,
     standings: TableReader[StandingChanged],
