@@ -215,12 +215,13 @@ def test_a_harmless_mail_that_is_stopped_is_found():
     assert not check_verdicts([good], {good.id: fate("held", "hold", ["R5.2"], ["phishing.raw-ip-host"])}).holds
 
 
-def test_ends_hold_by_script_by_an_operators_word_and_by_the_kill():
+@pytest.mark.parametrize("lost", sorted(LOST_IN_CALL))
+def test_ends_hold_by_script_by_an_operators_word_and_by_the_kill(lost):
     plain, asked, killed = sent("plain"), sent("asked", ends="in_doubt"), sent("killed")
     fates = {
         plain.id: fate(),
         asked.id: fate("handed_over"),
-        killed.id: fate("in_doubt", reason=LOST_IN_CALL),
+        killed.id: fate("in_doubt", reason=lost),
     }
     check = check_ends([plain, asked, killed], fates, {asked.id: "handed_over"})
     assert check.holds
@@ -238,7 +239,7 @@ def test_a_message_that_rests_elsewhere_is_found(found):
 
 def test_a_blocked_message_is_never_in_doubt_by_a_kill():
     bad = sent("bad", action="block", clause="R3.e", rule="gambling.advertising", ends="refused")
-    assert not check_ends([bad], {bad.id: fate("in_doubt", "block", reason=LOST_IN_CALL)}, {}).holds
+    assert not check_ends([bad], {bad.id: fate("in_doubt", "block", reason=lost)}, {}).holds
 
 
 # What is told

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from waystation.laboratory import RecordedMail
     from waystation.ledger import Ledger
 
-LOST_IN_CALL = "the worker was lost during the call"
+LOST_IN_CALL = {"the worker was lost during the call", "the worker was killed between the final dot and its answer"}
+"""What routing says of a call that its own end cut short: without its journal, and with it."""
 KEPT_UNANSWERED = frozenset({"cut", "garbage"})
 ARRIVED = frozenset({"handed_over", "delivered"})
 FAULTS_SHOWN_MAX = 5
@@ -146,7 +147,7 @@ def _verdict_fault(one: Sent, fate: Fate | None) -> str:
 def check_ends(sent: Sequence[Sent], fates: Mapping[str, Fate], resolved: Mapping[str, str]) -> Check:
     """Each message rests where it should; one that was under way when routing was killed may be in doubt instead."""
     wrong = [one for one in sent if not _ended_as_expected(one, fates.get(one.id), resolved)]
-    lost = sum(fate.state == "in_doubt" and fate.reason == LOST_IN_CALL for fate in fates.values())
+    lost = sum(fate.state == "in_doubt" and fate.reason in LOST_IN_CALL for fate in fates.values())
     found = f"{len(sent) - len(wrong)} of {len(sent)} rest where they should, {lost} in doubt because of the kill"
     return Check("outcomes", found, _t(_end_fault(one, fates.get(one.id)) for one in wrong))
 
@@ -154,7 +155,7 @@ def check_ends(sent: Sequence[Sent], fates: Mapping[str, Fate], resolved: Mappin
 def _ended_as_expected(one: Sent, fate: Fate | None, resolved: Mapping[str, str]) -> bool:
     if fate is None:
         return False
-    by_kill = fate.state == "in_doubt" and fate.reason == LOST_IN_CALL and one.message.action == "allow"
+    by_kill = fate.state == "in_doubt" and fate.reason in LOST_IN_CALL and one.message.action == "allow"
     return by_kill or fate.state == resolved.get(one.id, one.message.ends)
 
 
