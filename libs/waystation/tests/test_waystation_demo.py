@@ -239,7 +239,7 @@ def test_a_message_that_rests_elsewhere_is_found(found):
 
 def test_a_blocked_message_is_never_in_doubt_by_a_kill():
     bad = sent("bad", action="block", clause="R3.e", rule="gambling.advertising", ends="refused")
-    assert not check_ends([bad], {bad.id: fate("in_doubt", "block", reason=lost)}, {}).holds
+    assert not check_ends([bad], {bad.id: fate("in_doubt", "block", reason=min(LOST_IN_CALL))}, {}).holds
 
 
 # What is told
