@@ -5,6 +5,8 @@ The client file is the one of kcat: `waystation kafka config --write client.conf
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,4 +87,21 @@ async def read_in_group(path: str, topic: str, group: str, *, idle_seconds: floa
 
 def attributes(record: Any) -> dict[str, str]:
     """Return the CloudEvents attributes of a record: its headers as text."""
-    return {name: content.decode() for name, content in record.headers}
+    return {name: (content or b"").decode("utf-8", "replace") for name, content in record.headers}
+
+
+def event_in(record: Any, kind: str) -> dict[str, Any] | None:
+    """Return the event in a record; None for another type, a tombstone, or what is no JSON object.
+
+    Whoever may write to a topic may write anything into it: a reader that falls over one record reads no further one.
+    """
+    if attributes(record).get("ce_type") != kind or not record.value:
+        return None
+    try:
+        event = json.loads(record.value)
+    except ValueError:
+        event = None
+    if isinstance(event, dict):
+        return event
+    print(f"skipped: partition {record.partition} offset {record.offset} holds no {kind}", file=sys.stderr)
+    return None

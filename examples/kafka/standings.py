@@ -9,10 +9,9 @@ of an account the one with the higher `revision` holds. An account that is not i
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
 
-from records import attributes, read_whole
+from records import event_in, read_whole
 
 EVENT = "enforcement.standing.changed.v1"
 
@@ -21,9 +20,9 @@ async def standings(client_file: str) -> dict[str, dict]:
     """Return what holds for each account that enforcement ever decided on."""
     held: dict[str, dict] = {}
     async for record in read_whole(client_file, "enforcement.standings"):
-        if attributes(record).get("ce_type") != EVENT or record.value is None:
-            continue  # a type of a later version, or a tombstone
-        event = json.loads(record.value)
+        event = event_in(record, EVENT)
+        if event is None or not isinstance(event.get("revision"), int) or not isinstance(event.get("account_id"), str):
+            continue  # not what the schema of the event says
         known = held.get(event["account_id"])
         if known is None or known["revision"] < event["revision"]:
             held[event["account_id"]] = event
@@ -33,7 +32,9 @@ async def standings(client_file: str) -> dict[str, dict]:
 async def main() -> None:
     """Print a line for each account."""
     for account, event in sorted((await standings(sys.argv[1])).items()):
-        print(account, event["standing"], event["revision"], event["clause"] or "-", event["reason"], sep="\t")
+        print(
+            account, event.get("standing"), event["revision"], event.get("clause") or "-", event.get("reason"), sep="\t"
+        )
 
 
 if __name__ == "__main__":
