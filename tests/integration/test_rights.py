@@ -339,7 +339,8 @@ async def statuses(road, service, wanted, headers):
         for method, path in wanted:
             for name in ("message_id", "account_id", "complaint_id"):
                 path = path.replace("{" + name + "}", new_id())  # noqa: PLW2901
-            body = {"json": {}} if method == "post" else {"params": {"message_id": new_id()}}
+            asked = {"message_id": new_id(), "since": "2026-01-31T09:30:00Z"}
+            body = {"json": {}} if method == "post" else {"params": asked}
             answer = await http.request(method, path, headers=headers, **body)
             answers[method, path] = (answer.status_code, answer.headers["content-type"])
     return answers
