@@ -21,7 +21,7 @@ DEPTRY := --ignore DEP002 --package-module-name-map waystation-common=common,pyj
 EMPTY_IS_FINE := || [ $$? -eq 5 ]
 
 .NOTPARALLEL:
-.PHONY: help install fmt lint types arch contracts test test-unit test-integration check up down up-docker down-docker demo bench bench-overload bench-screening chaos migrate clean train eval need-data
+.PHONY: help install fmt lint types arch contracts test test-unit test-integration check up down up-docker down-docker demo bench bench-vault bench-overload bench-screening chaos migrate clean train eval need-data
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-18s%s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -120,6 +120,9 @@ train: need-data .venv-train/.complete ## train the screening models anew: make 
 
 eval: need-data .venv-train/.complete ## measure the screening models: make eval DATA=FOLDER
 	$(TRAIN) training.evaluate --data $(DATA) --weights $(WEIGHTS) --out docs/screening-eval.md
+
+bench-vault: install ## what the vault carries, per second of its own CPU
+	$(BIN)/python -P bench/vault.py
 
 bench-screening: install ## how fast messages are judged, on one core
 	$(BIN)/python bench/screening.py

@@ -211,7 +211,10 @@ async def knock_everywhere(road, canaries, account):
         answers = {}
         for number, (service, method, path, request) in enumerate(calls):
             answer = await http.request(method, road.stack.url(service) + path, **request)
-            answers[number, service, path.partition("/v1/")[2][:12]] = answer.status_code
+            status = (
+                answer.json()["items"][0]["problem"]["status"] if path.endswith(":batch") and answer.is_success else 0
+            )
+            answers[number, service, path.partition("/v1/")[2][:12]] = status or answer.status_code
     return answers
 
 

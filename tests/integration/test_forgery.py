@@ -205,6 +205,7 @@ def snapshot(road, genuine):
 async def spent(stack, message_ids):
     connection = await asyncpg.connect(stack.dsn("vault"))
     try:
+        await connection.execute("SET vault.accounts = '*'")  # what row-level security shows nobody who has not asked
         query = "SELECT message_id, spent_at FROM instructions WHERE message_id = ANY($1::text[]) ORDER BY message_id"
         return [tuple(row) for row in await connection.fetch(query, message_ids)]
     finally:

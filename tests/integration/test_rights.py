@@ -143,8 +143,8 @@ async def refused(connection, statement):
 async def test_the_vault_cannot_change_its_ledger_and_its_access_log(stack):
     connection = await connected(stack, "vault", "vault")
     try:
-        for table in ("disclosures", "access_log"):
-            for statement in (f"UPDATE {table} SET caller = 'x'", f"DELETE FROM {table}", f"TRUNCATE {table}"):
+        for table, column in (("disclosures", "token"), ("access_log", "caller")):
+            for statement in (f"UPDATE {table} SET {column} = 'x'", f"DELETE FROM {table}", f"TRUNCATE {table}"):
                 await refused(connection, statement)
     finally:
         await connection.close()
@@ -404,7 +404,7 @@ def vault_calls():
     key, capsule = "A" * 43 + "=", "AAAA"
     account = {"account_id": "tests", "message_id": new_id()}
     sealed = {**account, "address": "nobody", "message_key": key}
-    opened = {"message_id": new_id(), "token": "rt_nobody", "capsule": capsule}
+    opened = {**account, "token": "rt_nobody", "capsule": capsule}
     disclosed = {
         **account,
         "token": "rt_nobody",
@@ -416,7 +416,7 @@ def vault_calls():
     }
     yield "seal", "intake", {"items": [sealed]}
     for purpose in ("screening", "review", "inbox", "case"):
-        yield "open", purpose, {"items": [opened], "case_id": "tests-case"}
+        yield "open", purpose, {"items": [opened], "case_id": "tests-case", "user_id": "tests-user"}
     yield "disclose", "delivery", {"provider": "smtp.default", "fields": ["address"], "items": [disclosed]}
 
 

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import hashlib
+import json
 import os
 import uuid
+from datetime import date
 from pathlib import Path
 from types import SimpleNamespace
 
 import asyncpg
 import httpx
+import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fastapi import FastAPI
+from msgspec.structs import replace
 
 from common.contracts.vault import DiscloseCall, DiscloseItem, OpenCall, OpenItem, SealCall, SealItem
+from common.events.envelope import decode
 from common.events.routing import Receipt, ReceiptIssued
+from common.events.vault import WithdrawalRecorded
 from common.http.problems import install_problem_handlers
 from common.http.vault import VaultClient, VaultRefusedError
 from common.kafka.consumer import Received
@@ -23,14 +31,19 @@ from common.postgres.migrations import migrate
 from common.postgres.pool import connect_pool
 from common.security.signing import Signer, TrustedKeys
 from common.security.tokens import TokenIssuer, TokenVerifier
+from common.testing.fakes import FakePublisher
 from vault import store
-from vault.api import Gate, vault_routes
+from vault.api import vault_routes
 from vault.domain import Processor
 from vault.errors import KeyFileError
+from vault.gate import Gate
 from vault.handlers import on_receipt_issued
 from vault.keyring import Keyring
+from vault.keys.epochs import KeyFolder
 from vault.keys.root import RootKey
+from vault.scope import EVERY_ACCOUNT, scoped
 from waystation.stack import Stack
+from waystation.stack.credentials import SUPERUSER
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(120)]
 
@@ -43,6 +56,7 @@ TRUSTED = TrustedKeys("receipt", [RECEIPT_KEY.public_key()])
 PROCESSORS = [
     Processor("smtp.default", "email", frozenset({"address"}), approved=True, country="DE", purpose="hand-over"),
     Processor("smtp.named", "email", frozenset({"address", "name"}), approved=True, country="DE", purpose="hand-over"),
+    Processor("sms.default", "sms", frozenset({"phone"}), approved=True, country="DE", purpose="hand-over"),
     Processor("smtp.pending", "email", frozenset({"address"}), approved=False, country="DE", purpose="hand-over"),
 ]
 
@@ -54,7 +68,12 @@ def database(tmp_path_factory):
     stack.up_postgres()
     try:
         asyncio.run(migrate(stack.dsn("vault", "vault_owner"), MIGRATIONS))
-        yield SimpleNamespace(runtime=stack.dsn("vault"), owner=stack.dsn("vault", "vault_owner"))
+        yield SimpleNamespace(
+            runtime=stack.dsn("vault"),
+            owner=stack.dsn("vault", "vault_owner"),
+            superuser=stack.dsn("vault", SUPERUSER),
+            keys=stack.layout.home / "vault-keys",
+        )
     finally:
         stack.down(wipe=True)
 
@@ -67,20 +86,23 @@ async def pool(database):
     await pool.close()
 
 
-def application(pool):
-    """One copy of the vault, with nothing in memory yet."""
+def application(pool, keyring, publisher):
+    """One copy of the vault."""
     app = FastAPI()
     install_problem_handlers(app)
     verifier = TokenVerifier("vault", {name: key.public_key() for name, key in KEYS.items()})
-    app.include_router(vault_routes(Gate(verifier, pool), pool, Keyring(ROOT, 100)))
+    app.include_router(vault_routes(Gate(verifier, pool), pool, keyring, publisher, publisher))
     return app
 
 
 class Callers:
     """The services' own client against one copy of the vault."""
 
-    def __init__(self, pool) -> None:
-        self._http = httpx.AsyncClient(transport=httpx.ASGITransport(application(pool)), base_url="http://vault")
+    def __init__(self, pool, keyring) -> None:
+        self.keyring = keyring
+        self.kafka = FakePublisher()
+        transport = httpx.ASGITransport(application(pool, keyring, self.kafka))
+        self._http = httpx.AsyncClient(transport=transport, base_url="http://vault")
 
     def client(self, principal: str) -> VaultClient:
         client = VaultClient("http://vault", TokenIssuer(principal, KEYS[principal]))
@@ -97,14 +119,45 @@ class Callers:
         call = DiscloseCall(purpose="delivery", provider=provider, fields=list(fields), items=list(items))
         return await self.client("routing").disclose(call)
 
+    async def ask(self, path: str, body: dict, principal: str = "operator"):
+        headers = TokenIssuer(principal, KEYS[principal]).headers("vault")
+        return await self._http.post(path, json={"purpose": "data-protection", **body}, headers=headers)
+
+    async def erase(self, *items: dict):
+        answer = await self.ask("/v1/erase:batch", {"reason": "request-of-person", "items": list(items)})
+        return answer.json()["items"]
+
     async def read(self, path: str, principal: str = "operator"):
         headers = TokenIssuer(principal, KEYS[principal]).headers("vault")
         return await self._http.get(path, headers=headers)
 
 
+@pytest.fixture(scope="module")
+def new_copy(pool, database):
+    """Start one more copy of the vault, with nothing of accounts in memory yet."""
+
+    async def start(root=ROOT, accounts_max=100):
+        keyring = Keyring(KeyFolder(database.keys, root), accounts_max)
+        await keyring.start(pool)
+        return Callers(pool, keyring)
+
+    return start
+
+
 @pytest.fixture
-def vault(pool):
-    return Callers(pool)
+async def vault(new_copy):
+    return await new_copy()
+
+
+@pytest.fixture
+def rows(pool):
+    """Read or change rows of all accounts, as nobody in the vault's own code may do by accident."""
+
+    async def run(sql, *values):
+        async with scoped(pool, EVERY_ACCOUNT) as connection:
+            return await connection.fetch(sql, *values)
+
+    return run
 
 
 @pytest.fixture
@@ -132,7 +185,7 @@ def delivery(item: SealItem, answer, *, epoch: int = 1, attempt: int = 1, **chan
 
 
 def opening(item: SealItem, answer) -> OpenItem:
-    return OpenItem(message_id=item.message_id, token=answer.token, capsule=answer.capsule)
+    return OpenItem(item.account_id, item.message_id, answer.token, answer.capsule)
 
 
 async def sealed(vault: Callers, account: str, **fields: str):
@@ -195,21 +248,22 @@ async def test_one_new_recipient_twice_in_a_batch_is_one_subject(vault, account)
     assert len({answer.token for answer in answers}) == 1
 
 
-async def test_concurrent_batches_for_the_same_new_recipients_end_with_one_subject_each(pool, account):
+async def test_concurrent_batches_for_the_same_new_recipients_end_with_one_subject_each(new_copy, rows, account):
     """Each copy of the vault starts with empty memory: account keys are raced for as well."""
     addresses = [f"person-{n}@example.org" for n in range(50)]
     batches = [[new_item(account, address) for address in addresses[::step]] for step in (1, -1, 1, -1, 1, -1)]
-    answers = await asyncio.gather(*(Callers(pool).seal(*batch) for batch in batches))
+    copies = [await new_copy() for _ in batches]
+    answers = await asyncio.gather(*(copy.seal(*batch) for copy, batch in zip(copies, batches, strict=True)))
     tokens = {}
     for batch, answered in zip(batches, answers, strict=True):
         for item, answer in zip(batch, answered, strict=True):
             tokens.setdefault(item.address, set()).add(answer.token)
     assert all(len(known) == 1 for known in tokens.values())
-    assert await pool.fetchval("SELECT count(*) FROM subjects WHERE account_id = $1", account) == 50
+    assert len(await rows("SELECT FROM subjects WHERE account_id = $1", account)) == 50
     everything = [
         pair for batch, answered in zip(batches, answers, strict=True) for pair in zip(batch, answered, strict=True)
     ]
-    opened = await Callers(pool).open(*(opening(item, answer) for item, answer in everything))
+    opened = await copies[0].open(*(opening(item, answer) for item, answer in everything))
     assert [answer.message_key for answer in opened] == [item.message_key for item, _ in everything]
 
 
@@ -220,9 +274,9 @@ async def test_a_new_name_replaces_the_stored_one(vault, account):
     assert disclosed.fields == {"address": "Anna@example.org", "name": "Anne"}
 
 
-async def test_nothing_readable_is_stored(vault, pool, account):
+async def test_nothing_readable_is_stored(vault, rows, account):
     item, answer = await sealed(vault, account, name="Canary Canaria")
-    row = await pool.fetchrow("SELECT * FROM subjects WHERE token = $1", answer.token)
+    (row,) = await rows("SELECT * FROM subjects WHERE token = $1", answer.token)
     blobs = b"".join(value for value in row.values() if isinstance(value, bytes))
     assert item.address.encode() not in blobs
     assert b"Canary" not in blobs
@@ -233,18 +287,18 @@ async def test_an_unknown_token_and_a_strange_capsule_are_problems_of_their_item
     good = opening(item, answer)
     answers = await vault.open(
         good,
-        good.model_copy(update={"token": "rt_unknown"}),
-        good.model_copy(update={"message_id": "another"}),
-        good.model_copy(update={"capsule": b"short"}),
+        replace(good, token="rt_unknown"),
+        replace(good, message_id="another"),
+        replace(good, capsule=b"short"),
     )
     assert [kind(one) for one in answers] == [None, "unknown-recipient", "bad-capsule", "bad-capsule"]
     assert [one.problem["status"] for one in answers[1:]] == [404, 422, 422]
 
 
-async def test_rows_swapped_in_the_database_open_nothing(vault, pool, account):
+async def test_rows_swapped_in_the_database_open_nothing(vault, rows, account):
     one, other = new_item(account, "a@example.org"), new_item(account, "b@example.org")
     first, second = await vault.seal(one, other)
-    await pool.execute(
+    await rows(
         "UPDATE data_keys SET wrapped = (SELECT wrapped FROM data_keys WHERE token = $2) WHERE token = $1",
         first.token,
         second.token,
@@ -256,10 +310,10 @@ async def test_rows_swapped_in_the_database_open_nothing(vault, pool, account):
     assert await ledger(vault, one) == []
 
 
-async def test_a_field_moved_to_another_row_is_not_disclosed(vault, pool, account):
+async def test_a_field_moved_to_another_row_is_not_disclosed(vault, rows, account):
     one, other = new_item(account, "a@example.org"), new_item(account, "b@example.org")
     first, second = await vault.seal(one, other)
-    await pool.execute(
+    await rows(
         "UPDATE subjects SET address = (SELECT address FROM subjects WHERE token = $2) WHERE token = $1",
         first.token,
         second.token,
@@ -294,7 +348,8 @@ async def test_providers_get_only_what_their_contract_names(vault, account):
         ("smtp.pending", ("address",), "provider-not-approved"),
         ("smtp.unknown", ("address",), "provider-not-approved"),
     ):
-        answers = await vault.disclose(delivery(item, answer), delivery(item, answer), provider=provider, fields=fields)
+        asked = delivery(item, answer), delivery(item, answer, message_id="another")
+        answers = await vault.disclose(*asked, provider=provider, fields=fields)
         assert [kind(one) for one in answers] == [problem, problem]
     assert await ledger(vault, item) == []
 
@@ -331,9 +386,8 @@ async def test_rule_vault_epoch_the_same_epoch_may_ask_again_with_a_ledger_row_e
     assert [row["epoch"] for row in await ledger(vault, item)] == [2, 2]
 
 
-async def test_rule_vault_epoch_holds_between_concurrent_asks(pool, account):
+async def test_rule_vault_epoch_holds_between_concurrent_asks(vault, account):
     """However the asks fall, the ledger's epochs only grow and the highest is served."""
-    vault = Callers(pool)
     item, answer = await sealed(vault, account)
     epochs = [5, 1, 4, 2, 3, 5, 1]
     answers = await asyncio.gather(*(vault.disclose(delivery(item, answer, epoch=epoch)) for epoch in epochs))
@@ -356,7 +410,7 @@ async def test_rule_spent_nothing_is_disclosed_after_a_hand_over(vault, pool, ac
     assert first["acknowledged_at"] == "2026-01-31T09:30:00Z"
 
 
-async def test_rule_spent_redelivered_receipts_change_nothing(vault, pool, account):
+async def test_rule_spent_redelivered_receipts_change_nothing(vault, pool, rows, account):
     items = [new_item(account, f"p{n}@example.org") for n in range(20)]
     answers = await vault.seal(*items)
     await vault.disclose(*map(delivery, items, answers))
@@ -365,12 +419,12 @@ async def test_rule_spent_redelivered_receipts_change_nothing(vault, pool, accou
     messages = [item.message_id for item in items]
     query = "SELECT * FROM instructions WHERE message_id = ANY ($1) ORDER BY message_id"
     await on_receipt_issued(batch, pool, TRUSTED)
-    once = await pool.fetch(query, messages)
+    once = await rows(query, messages)
     assert {row["spent_state"] for row in once} == {"handed_over"}
     await on_receipt_issued(batch, pool, TRUSTED)
     await on_receipt_issued(batch[::-1], pool, TRUSTED)
     await asyncio.gather(*(on_receipt_issued(batch[::step], pool, TRUSTED) for step in (1, -1)))
-    assert await pool.fetch(query, messages) == once
+    assert await rows(query, messages) == once
 
 
 async def test_rule_spent_holds_for_a_receipt_that_comes_before_any_ask(vault, pool, account):
@@ -434,8 +488,8 @@ async def test_rule_ledger_first_a_ledger_that_cannot_be_written_discloses_nothi
 
 
 async def test_the_runtime_role_cannot_change_ledger_or_access_log(pool):
-    for table in ("disclosures", "access_log"):
-        for statement in (f"UPDATE {table} SET caller = 'x'", f"DELETE FROM {table}", f"TRUNCATE {table}"):
+    for table, column in (("disclosures", "token"), ("access_log", "caller")):
+        for statement in (f"UPDATE {table} SET {column} = 'x'", f"DELETE FROM {table}", f"TRUNCATE {table}"):
             with pytest.raises(asyncpg.InsufficientPrivilegeError):
                 await pool.execute(statement)
 
@@ -443,7 +497,7 @@ async def test_the_runtime_role_cannot_change_ledger_or_access_log(pool):
 async def test_every_call_leaves_a_row_in_the_access_log(vault, pool, account):
     before = await pool.fetchval("SELECT coalesce(max(id), 0) FROM access_log")
     item, answer = await sealed(vault, account)
-    await vault.open(opening(item, answer), opening(item, answer).model_copy(update={"token": "rt_unknown"}))
+    await vault.open(opening(item, answer), replace(opening(item, answer), token="rt_unknown"))
     await vault.disclose(delivery(item, answer))
     await vault.disclose(delivery(item, answer), provider="smtp.unknown")
     call = OpenCall(purpose="screening", items=[opening(item, answer)])
@@ -472,9 +526,8 @@ async def test_the_ledger_is_for_operators_only(vault):
 @pytest.mark.parametrize("change", [{"message_id": "a\x00b"}, {"epoch": 2**40}, {"token": "rt_\x00"}])
 async def test_a_value_that_cannot_be_stored_is_refused(vault, account, change):
     item, answer = await sealed(vault, account)
-    body = DiscloseCall(
-        purpose="delivery", provider="smtp.default", fields=["address"], items=[delivery(item, answer, **change)]
-    ).model_dump_json()
+    call = DiscloseCall("delivery", "smtp.default", ["address"], [delivery(item, answer, **change)])
+    body = msgspec.json.encode(call)
     headers = TokenIssuer("routing", KEYS["routing"]).headers("vault")
     refused = await vault._http.post("/v1/disclose:batch", content=body, headers=headers)
     if refused.status_code == 200:
@@ -493,28 +546,245 @@ async def test_a_processor_that_leaves_the_register_loses_its_approval(vault, po
         await store.replace_processors(pool, PROCESSORS)
 
 
-async def test_another_root_key_than_before_is_noticed_at_the_start(vault, pool, account):
+async def test_another_root_key_than_before_is_noticed_at_the_start(vault, new_copy, account):
     await sealed(vault, account)
-    async with pool.acquire() as connection:
-        await Keyring(ROOT, 10).check_root(connection)
-        with pytest.raises(KeyFileError, match="VAULT_ROOT_KEY_FILE"):
-            await Keyring(RootKey(os.urandom(32)), 10).check_root(connection)
+    await new_copy()
+    with pytest.raises(KeyFileError, match="another one"):
+        await new_copy(RootKey(os.urandom(32)))
 
 
-async def test_account_keys_that_were_changed_hold_up_their_own_account_only(pool, account):
-    vault, other_account = Callers(pool), f"account-{uuid.uuid4()}"
+async def test_another_folder_of_keys_than_before_is_noticed_at_the_start(vault, pool, tmp_path, account):
+    await sealed(vault, account)
+    with pytest.raises(KeyFileError, match="does not exist"):
+        await Keyring(KeyFolder(tmp_path, ROOT), 10).start(pool)
+    strange = KeyFolder(tmp_path, ROOT)
+    strange.load_or_make(0)
+    strange.load_or_make(1)
+    with pytest.raises(KeyFileError, match="VAULT_KEYS_DIR"):
+        await Keyring(strange, 10).start(pool)
+
+
+async def test_account_keys_that_were_changed_hold_up_their_own_account_only(vault, new_copy, rows, account):
+    other_account = f"account-{uuid.uuid4()}"
     (one, first), (two, second) = await sealed(vault, account), await sealed(vault, other_account)
-    await pool.execute("UPDATE account_keys SET wrapped = wrapped || 'x' WHERE account_id = $1", account)
-    answers = await Callers(pool).open(opening(one, first), opening(two, second))
+    await rows("UPDATE account_keys SET wrapped = wrapped || 'x' WHERE account_id = $1", account)
+    another = await new_copy()
+    answers = await another.open(opening(one, first), opening(two, second))
+    assert [kind(answer) for answer in answers] == ["integrity-failed", None]
+    answers = await another.seal(one, two)
     assert [kind(answer) for answer in answers] == ["integrity-failed", None]
 
 
-async def test_keys_of_accounts_that_left_memory_are_found_again(pool):
-    keyring, accounts = Keyring(ROOT, 2), [f"account-{uuid.uuid4()}" for _ in range(5)]
-    async with pool.acquire() as connection:
-        made = await keyring.find_or_create(connection, accounts)
-        again = await keyring.find_or_create(connection, accounts)
-    assert {name: keys.address_index("a@b") for name, keys in made.items()} == {
-        name: keys.address_index("a@b") for name, keys in again.items()
-    }
+async def test_keys_of_accounts_that_left_memory_are_found_again(new_copy, pool):
+    keyring, accounts = (await new_copy(accounts_max=2)).keyring, [f"account-{uuid.uuid4()}" for _ in range(5)]
+    made = await keyring.find_or_create(pool, accounts)
+    again = await keyring.find_or_create(pool, accounts)
+    indexes = [
+        {name: keys.index_of("recipient", "address", "a@b") for name, keys in found.items()} for found in (made, again)
+    ]
+    assert indexes[0] == indexes[1]
     assert len(keyring._accounts) == 2
+
+
+async def test_a_transaction_sees_the_accounts_it_named_and_no_others(vault, pool, account):
+    """Row-level security holds for the runtime role whatever a query forgets to ask."""
+    other = f"account-{uuid.uuid4()}"
+    await sealed(vault, account)
+    await sealed(vault, other)
+    for table in ("accounts", "account_keys", "subjects", "data_keys"):
+        assert await pool.fetch(f"SELECT FROM {table}") == []
+        async with scoped(pool, [account]) as connection:
+            assert {row[0] for row in await connection.fetch(f"SELECT account_id FROM {table}")} == {account}
+        async with scoped(pool, ["' OR true --", "\\"]) as connection:
+            assert await connection.fetch(f"SELECT FROM {table}") == []
+    assert await pool.fetch("SELECT FROM subjects") == [], "the scope ended with its transaction"
+
+
+async def test_row_level_security_holds_for_the_owner_and_for_partitions_too(vault, database, pool, account):
+    await sealed(vault, account)
+    owner = await asyncpg.connect(database.owner)
+    try:
+        for table in ("accounts", "account_keys", "subjects", "data_keys", "data_keys_1"):
+            assert await owner.fetch(f"SELECT FROM {table}") == []
+    finally:
+        await owner.close()
+    async with scoped(pool, EVERY_ACCOUNT) as connection:
+        assert await connection.fetch("SELECT FROM data_keys_1") == []
+
+
+async def test_one_account_cannot_open_anothers_message(vault, account):
+    item, answer = await sealed(vault, account)
+    stolen = replace(opening(item, answer), account_id=f"account-{uuid.uuid4()}")
+    assert kind((await vault.open(stolen))[0]) == "unknown-recipient"
+
+
+async def test_a_row_copied_into_another_account_does_not_open(vault, rows, account):
+    """A stolen row under another account's name: the associated data know where it belongs."""
+    other = f"account-{uuid.uuid4()}"
+    item, answer = await sealed(vault, account)
+    await sealed(vault, other)
+    for table in ("subjects", "data_keys"):
+        await rows(f"UPDATE {table} SET account_id = $2 WHERE token = $1", answer.token, other)
+    assert kind((await vault.open(replace(opening(item, answer), account_id=other)))[0]) == "integrity-failed"
+    assert kind((await vault.disclose(delivery(item, answer, account_id=other)))[0]) == "integrity-failed"
+
+
+async def test_people_of_two_kinds_with_one_address_are_two_persons(vault, account):
+    item = new_item(account)
+    answers = await vault.seal(item, replace(item, kind="complainant", message_key=None))
+    assert answers[0].token != answers[1].token
+    assert answers[1].capsule is None
+
+
+async def test_malformed_values_are_problems_of_their_items(vault, account):
+    items = [
+        new_item(account, "nobody"),
+        new_item(account, shoe_size="43"),
+        new_item(account, phone="030 1"),
+        replace(new_item(account), address=None),
+        new_item(account, name="x" * 1001),
+        new_item(account),
+    ]
+    answers = await vault.seal(*items)
+    expected = ["invalid-address", "unknown-field", "invalid-phone", "invalid-field", "invalid-field", None]
+    assert [kind(answer) for answer in answers] == expected
+
+
+async def test_a_person_may_be_known_by_phone_alone(vault, account):
+    number = f"+49301{uuid.uuid4().int % 10**7:07d}"
+    first, second = (
+        replace(new_item(account, phone=text), address=None) for text in (number, f"{number[:3]} {number[3:]}")
+    )
+    answers = await vault.seal(first, second)
+    assert answers[0].token == answers[1].token
+    (disclosed,) = await vault.disclose(delivery(first, answers[0]), provider="sms.default", fields=("phone",))
+    assert disclosed.fields == {"phone": number}
+
+
+async def test_the_digest_of_a_call_covers_its_ledger_rows(vault, rows, account):
+    items = [new_item(account, f"p{n}@example.org") for n in range(3)]
+    answers = await vault.seal(*items)
+    await vault.disclose(*map(delivery, items, answers))
+    (entry,) = await rows(
+        "SELECT l.* FROM access_log l WHERE id = (SELECT call_id FROM disclosures WHERE message_id = $1)",
+        items[0].message_id,
+    )
+    told = await rows("SELECT * FROM disclosures WHERE call_id = $1 ORDER BY ordinal", entry["id"])
+    lines = [json.dumps(list(row.values())[1:], ensure_ascii=False) for row in told]
+    assert hashlib.sha256("\n".join(lines).encode()).digest() == entry["digest"]
+    assert (entry["provider"], entry["answered"], len(entry["salt"])) == ("smtp.default", 3, 16)
+
+
+# Legal bases, opt-outs, restriction, objections
+
+
+async def ask(vault, operation, *items, principal="operator", purpose="legal-basis"):
+    answer = await vault.ask(f"/v1/{operation}:batch", {"purpose": purpose, "items": list(items)}, principal)
+    assert answer.status_code == 200, answer.text
+    return answer.json()["items"]
+
+
+def told(answer):
+    return answer["problem"]["type"].rpartition(":")[2] if "problem" in answer else answer["tokens"]
+
+
+async def refusal(vault, item, answer, **changes):
+    (disclosed,) = await vault.disclose(delivery(item, answer, **changes))
+    return kind(disclosed)
+
+
+async def test_a_withdrawn_consent_stops_messages_that_rest_on_it_and_no_others(vault, account):
+    item, answer = await sealed(vault, account)
+    person = {"account_id": account, "token": answer.token}
+    given = {"person": person, "purpose": "newsletter", "kind": "consent", "given_at": "2026-01-31T09:30:00Z"}
+    assert told((await ask(vault, "record-basis", {**given, "text_digest": "a" * 64}))[0]) == [answer.token]
+    news = {"legal_basis": "consent:form-1", "message_purpose": "newsletter"}
+    assert await refusal(vault, item, answer, **news) is None
+    withdrawn = {"person": person, "purpose": "newsletter", "kind": "consent"}
+    assert told((await ask(vault, "withdraw", withdrawn, principal="ingestion"))[0]) == [answer.token]
+    assert await refusal(vault, item, answer, **news) == "withdrawn"
+    assert await refusal(vault, item, answer, legal_basis="consent:x", message_purpose="survey") is None
+    assert await refusal(vault, item, answer, legal_basis="contract", message_purpose="newsletter") is None
+    (event,) = [decode(WithdrawalRecorded, one.value, one.headers) for one in vault.kafka.records]
+    assert (event.key, event.kind, event.purpose, event.in_force) == (answer.token, "basis", "newsletter", True)
+    await ask(vault, "record-basis", {**given, "attested": True})
+    assert await refusal(vault, item, answer, **news) is None, "given anew"
+
+
+async def test_an_expired_basis_stops_and_one_nobody_recorded_can_be_withdrawn(vault, account):
+    item, answer = await sealed(vault, account)
+    person = {"account_id": account, "address": item.address}
+    times = {"given_at": "2026-01-01T00:00:00Z", "expires_at": "2026-02-01T00:00:00Z"}
+    await ask(vault, "record-basis", {"person": person, "purpose": "a", "kind": "contract", **times})
+    await ask(vault, "withdraw", {"person": person, "purpose": "b", "kind": "legitimate-interest"})
+    assert await refusal(vault, item, answer, legal_basis="contract", message_purpose="a") == "withdrawn"
+    assert await refusal(vault, item, answer, legal_basis="legitimate-interest:x", message_purpose="b") == "withdrawn"
+    assert await refusal(vault, item, answer, legal_basis="contract", message_purpose="b") is None
+
+
+async def test_an_opt_out_outlives_erasure_and_holds_for_its_tool_and_account(vault, account):
+    item, answer = await sealed(vault, account, phone="+4930555000")
+    optout = {"account_id": account, "tool": "email", "address": "ANNA@example.org"}
+    assert told((await ask(vault, "suppress", optout))[0]) == [answer.token]
+    assert await refusal(vault, item, answer) == "suppressed"
+    (sms,) = await vault.disclose(delivery(item, answer), provider="sms.default", fields=("phone",))
+    assert sms.fields == {"phone": "+4930555000"}
+    other = await sealed(vault, f"account-{uuid.uuid4()}")
+    assert await refusal(vault, *other) is None
+    await vault.erase({"account_id": account, "token": answer.token})
+    again = await sealed(vault, account)
+    assert again[1].token != answer.token
+    assert await refusal(vault, *again) == "suppressed"
+    await ask(vault, "suppress", {**optout, "lift": True})
+    assert await refusal(vault, *again) is None
+
+
+async def test_an_opt_out_of_somebody_unknown_waits_for_them(vault, account):
+    unknown = {"account_id": account, "tool": "email", "address": "later@example.org"}
+    malformed = {"account_id": account, "tool": "telephony", "phone": "030 1"}
+    assert [told(one) for one in await ask(vault, "suppress", unknown, malformed)] == [[], "invalid-phone"]
+    item = new_item(account, "later@example.org")
+    (answer,) = await vault.seal(item)
+    assert await refusal(vault, item, answer) == "suppressed"
+
+
+async def test_a_restricted_person_is_not_disclosed_until_it_is_lifted(vault, account):
+    item, answer = await sealed(vault, account)
+    person = {"person": {"account_id": account, "token": answer.token}}
+    await ask(vault, "restrict", {**person, "restricted": True}, purpose="data-protection")
+    assert await refusal(vault, item, answer) == "restricted"
+    await ask(vault, "restrict", {**person, "restricted": False}, purpose="data-protection")
+    assert await refusal(vault, item, answer) is None
+
+
+@pytest.mark.parametrize("operation", ["record-basis", "withdraw", "restrict"])
+async def test_nothing_is_recorded_of_another_accounts_person(vault, rows, account, operation):
+    _, answer = await sealed(vault, account)
+    person = {"account_id": f"account-{uuid.uuid4()}", "token": answer.token}
+    more = {
+        "record-basis": {"purpose": "x", "kind": "contract", "given_at": "2026-01-31T09:30:00Z"},
+        "withdraw": {"purpose": "x", "kind": "contract"},
+        "restrict": {"restricted": True},
+    }[operation]
+    purpose = "data-protection" if operation == "restrict" else "legal-basis"
+    assert told((await ask(vault, operation, {"person": person, **more}, purpose=purpose))[0]) == "unknown-recipient"
+    assert await rows("SELECT FROM bases WHERE token = $1", answer.token) == []
+    assert (await rows("SELECT flags FROM subjects WHERE token = $1", answer.token))[0]["flags"] == 0
+
+
+async def test_an_approval_in_the_future_and_an_objection_stop_a_processor(vault, pool, account):
+    item, answer = await sealed(vault, account)
+    later = dataclasses.replace(PROCESSORS[0], approved_from=date(2999, 1, 1))
+    try:
+        await store.replace_processors(pool, [later, *PROCESSORS[1:]])
+        assert await refusal(vault, item, answer) == "provider-not-approved"
+    finally:
+        await store.replace_processors(pool, PROCESSORS)
+    async with scoped(pool, [account]) as connection:
+        await store.object_to_processor(connection, account, "smtp.default", "transfer")
+    assert await refusal(vault, item, answer) == "objected"
+    other = await sealed(vault, f"account-{uuid.uuid4()}")
+    assert await refusal(vault, *other) is None, "an objection is its account's own"
+    async with scoped(pool, [account]) as connection:
+        await store.object_to_processor(connection, account, "smtp.default", None)
+    assert await refusal(vault, item, answer) is None

@@ -140,6 +140,7 @@ def test_passwords_and_keys_are_made_once_and_private(layout):
         "instruction/ingestion.pem",
         "verdict/moderation.pem",
         "receipt/routing.pem",
+        "vault/vault.pem",
     }
 
 
@@ -165,7 +166,7 @@ def test_a_service_is_told_its_own_settings_and_nobody_elses(layout, service, mo
     assert not [
         name for name, value in told.items() if any(secret in value for secret in others - {passwords.kafka[service]})
     ]
-    assert (f"{prefix}SIGNING_KEY_FILE" in told) == (service in {"ingestion", "moderation", "routing"})
+    assert (f"{prefix}SIGNING_KEY_FILE" in told) == (service != "enforcement")
     assert (f"{prefix}ROOT_KEY_FILE" in told) == (service == "vault")
 
 

@@ -14,13 +14,17 @@ from vault.domain import (
     field_set,
     is_allowed,
     may_call,
+    refuse_fields,
     refuse_instruction,
     refuse_provider,
 )
 
 PRINCIPALS = ("ingestion", "moderation", "routing", "enforcement", "vault", "operator", "stranger", "")
-OPERATIONS = ("seal", "open", "disclose", "read-ledger", "read-unauthorised", "erase")
-PURPOSES = ("intake", "inbox", "screening", "review", "delivery", "case", "", None)
+BASES = ("record-basis", "withdraw", "suppress")
+DUTIES = ("find", "erase", "end-epoch", "restrict", "object", "export", "read-processors")
+READS = ("read-erasure", "read-breach-scope", "read-log")
+OPERATIONS = ("seal", "open", "disclose", "read-ledger", "read-unauthorised", "read-unsettled", *BASES, *DUTIES, *READS)
+PURPOSES = ("intake", "inbox", "screening", "review", "delivery", "case", "data-protection", "legal-basis", "", None)
 ALLOWED = {
     ("ingestion", "seal", "intake"),
     ("ingestion", "open", "inbox"),
@@ -28,8 +32,17 @@ ALLOWED = {
     ("moderation", "open", "review"),
     ("routing", "disclose", "delivery"),
     ("enforcement", "open", "case"),
+    *((caller, operation, "legal-basis") for caller in ("ingestion", "operator") for operation in BASES),
+    *(("operator", operation, "data-protection") for operation in ("restrict", "object", "export", "read-processors")),
+    ("operator", "find", "data-protection"),
+    ("operator", "erase", "data-protection"),
+    ("operator", "end-epoch", "data-protection"),
+    ("operator", "read-erasure", "data-protection"),
+    ("operator", "read-breach-scope", "data-protection"),
+    ("operator", "read-log", "data-protection"),
     ("operator", "read-ledger", None),
     ("operator", "read-unauthorised", None),
+    ("routing", "read-unsettled", None),
 }
 NOW = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
 SMTP = Processor("smtp.default", "email", frozenset({"address"}), approved=True, country="DE", purpose="hand-over")
@@ -59,6 +72,13 @@ def test_each_field_has_a_bit_of_its_own():
     assert sorted(FIELD_BITS.values()) == [1 << place for place in range(len(FIELD_BITS))]
 
 
+def test_a_field_that_no_person_has_is_refused_without_repeating_it():
+    refusal = refuse_fields(["address", "canary"])
+    assert (refusal.status, refusal.kind) == (422, "unknown-field")
+    assert "canary" not in refusal.detail
+    assert refuse_fields(["address", "phone"]) is None
+
+
 def test_an_approved_provider_gets_what_its_contract_names():
     assert refuse_provider("smtp.default", SMTP, ["address"]) is None
 
@@ -77,9 +97,9 @@ def test_a_provider_without_approval_gets_nothing(processor):
 
 
 def test_rule_spent_names_the_ledger_entry_that_was_acknowledged():
-    refusal = refuse_instruction(Instruction(3, NOW, 17, NOW), 3)
+    refusal = refuse_instruction(Instruction(3, NOW, "17.4", NOW), 3)
     assert (refusal.status, refusal.kind) == (409, "spent")
-    assert refusal.members["entry"] == "17"
+    assert refusal.members["entry"] == "17.4"
     assert refusal.members["entry_asked_at"] == "2026-01-31T09:30:00.000Z"
 
 

@@ -14,6 +14,7 @@ from waystation.commands import (
     provision_commands,
     stack_commands,
     topics_commands,
+    vault_commands,
     verify_commands,
 )
 from waystation.demo.command import demo
@@ -51,6 +52,7 @@ app.add_typer(topics_commands.app, name="topics")
 app.add_typer(dlq_commands.app, name="dlq")
 app.add_typer(complaints.app, name="complaints")
 app.add_typer(complaints.standing_app, name="standing")
+app.add_typer(vault_commands.app, name="vault")
 app.add_typer(kafka_tools.app, name="kafka")
 app.add_typer(provision_commands.app, name="provision")
 

@@ -279,7 +279,7 @@ class Admission:
 
     async def _seal(self, composed: Sequence[_Composed]) -> Sequence[SealAnswer]:
         items = [
-            SealItem.model_construct(
+            SealItem(
                 account_id=each.candidate.authority.account_id,
                 message_id=each.message_id,
                 address=each.candidate.address,
@@ -289,7 +289,7 @@ class Admission:
             for each in composed
         ]
         try:
-            return await self._sealer.seal(SealCall.model_construct(purpose="intake", items=items))
+            return await self._sealer.seal(SealCall(purpose="intake", items=items))
         except VaultRefusedError as error:
             raise SealUnavailableError(str(error)) from error
 

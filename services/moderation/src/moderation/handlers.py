@@ -14,7 +14,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Protocol
 from uuid import UUID
 
-from pydantic import ValidationError
+import msgspec
 
 from common.contracts.vault import OpenCall, OpenItem
 from common.events.envelope import record_of
@@ -165,14 +165,16 @@ async def _open(fresh: Sequence[_Judged], vault: Opener) -> tuple[list[_Opened],
 
 def _open_item(judged: _Judged) -> OpenItem:
     instruction = judged.verified.instruction
+    item = {
+        "account_id": instruction.account_id,
+        "message_id": instruction.message_id,
+        "token": instruction.recipient_token,
+        "capsule": judged.verified.sealed.capsule,
+    }
     try:
-        return OpenItem(
-            message_id=instruction.message_id,
-            token=instruction.recipient_token,
-            capsule=judged.verified.sealed.capsule,
-        )
-    except ValidationError as error:
-        field = error.errors(include_input=False)[0]["loc"][0]
+        return msgspec.convert(item, OpenItem, builtin_types=(bytes,))
+    except msgspec.ValidationError as error:
+        field = str(error).rpartition("$.")[2].strip("`") or "a field"
         raise RefusedRecordError(f"instruction: {field} is outside its bounds") from None
 
 

@@ -56,7 +56,7 @@ class Lost:
 
 async def disclose(vault: VaultClient, provider: Provider, leased: Sequence[Leased]) -> list[Ready | Withheld | Lost]:
     """Ask for a batch (rule ledgerFirst: the vault answers after its ledger has the row)."""
-    call = DiscloseCall.model_construct(
+    call = DiscloseCall(
         purpose="delivery", provider=provider.name, fields=list(provider.fields), items=[_item(one) for one in leased]
     )
     answers = await vault.disclose(call)
@@ -65,7 +65,7 @@ async def disclose(vault: VaultClient, provider: Provider, leased: Sequence[Leas
 
 def _item(leased: Leased) -> DiscloseItem:
     instruction = leased.instruction.instruction
-    return DiscloseItem.model_construct(
+    return DiscloseItem(
         account_id=instruction.account_id,
         message_id=instruction.message_id,
         token=instruction.recipient_token,
@@ -74,6 +74,7 @@ def _item(leased: Leased) -> DiscloseItem:
         legal_basis=instruction.legal_basis,
         epoch=leased.epoch,
         attempt=leased.attempts + 1,
+        message_purpose=instruction.purpose,
     )
 
 

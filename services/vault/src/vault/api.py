@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Awaitable, Callable
-from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
 
+import msgspec
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import BaseModel, ValidationError
+from pydantic import AwareDatetime, BaseModel
 
 from common.contracts.vault import (
     ITEMS_MAX,
@@ -20,42 +21,83 @@ from common.contracts.vault import (
     SealCall,
     UnsettledAnswers,
 )
+from common.contracts.vault_duties import (
+    BasisCall,
+    DoneAnswers,
+    EraseAnswers,
+    EraseCall,
+    FindAnswers,
+    FindCall,
+    RestrictCall,
+    SuppressCall,
+    WithdrawCall,
+)
 from common.http.openapi import (
+    BAD_REQUEST,
     INVALID_FIELD,
     INVALID_JSON,
     UNAUTHENTICATED,
     UNAVAILABLE,
     UNKNOWN_FIELD,
+    answers,
     body_of,
     refuses,
 )
-from common.http.operators import principal_of
-from common.http.problems import Problem, invalid_fields
+from common.http.problems import Problem
 from common.http.unauthorised import ListedMax, UnauthorisedRecords, unauthorised_records
 from vault import store
 from vault.disclosing import disclose
-from vault.domain import PURPOSES_OF_A_CASE, Access, Operation, is_allowed, may_call
-from vault.errors import BODY_TOO_LARGE, NOT_ALLOWED, forbidden
+from vault.domain import PURPOSES_OF_A_CASE, Access
+from vault.erasing import Eraser
+from vault.errors import BODY_TOO_LARGE, CLOSED, NOT_ALLOWED
+from vault.finding import find
 from vault.opening import open_capsules
+from vault.scope import EVERY_ACCOUNT, scoped
 from vault.sealing import seal
 from vault.store import LedgerRow
+from vault.withdrawals import Withdrawals
 
 if TYPE_CHECKING:
     from common.postgres.pool import Pool
-    from common.security.tokens import TokenVerifier
+    from vault.erasing import RecordPublisher
+    from vault.gate import Gate
     from vault.keyring import Keyring
+    from vault.withdrawals import Relay
 
 BODY_BYTES_MAX = 4 * 1024 * 1024
 
-_MEANING: dict[Operation, str] = {
-    "seal": "Find or create recipients and wrap message keys; for ingestion, purpose `intake`.",
+_MEANING = {
+    "seal": "Find or create persons and wrap message keys; for ingestion, purpose `intake`.",
     "open": "Unwrap message keys; for whom the caller table names, with the purpose that it names.",
     "disclose": "Disclose what a provider needs; for routing, purpose `delivery`. The ledger has the row before.",
+    "find": "Find persons by address or phone; purpose `data-protection`.",
+    "erase": "Erase persons; purpose `data-protection`. From the answer on every call about them is refused.",
+    "record-basis": "Record legal bases with their evidence; purpose `legal-basis`.",
+    "withdraw": "End legal bases now; purpose `legal-basis`.",
+    "suppress": "Keep opt-outs of addresses or phones, or lift them; purpose `legal-basis`.",
+    "restrict": "Restrict persons, or lift that; purpose `data-protection`.",
 }
+_REFUSALS = (
+    UNAUTHENTICATED,
+    NOT_ALLOWED,
+    INVALID_JSON,
+    BAD_REQUEST,
+    BODY_TOO_LARGE,
+    INVALID_FIELD,
+    UNKNOWN_FIELD,
+    UNAVAILABLE,
+    CLOSED,
+)
 
 log = logging.getLogger(__name__)
 
-Call = TypeVar("Call", SealCall, OpenCall, DiscloseCall)
+Call = TypeVar("Call", bound=msgspec.Struct)
+Run = Callable[[Call, Access, "Pool", "Keyring"], Awaitable[list[Any]]]
+
+_ENCODER = msgspec.json.Encoder()
+_PLACE = re.compile(r"(?P<text>.*) - at `(?:key in )?\$(?P<place>.*)`", re.DOTALL)
+_LENGTH = re.compile(r"length (?:>=|<=) (\d+)")
+_NAMED = re.compile(r"field `([^`]*)`")
 
 
 class Ledger(BaseModel):
@@ -64,77 +106,62 @@ class Ledger(BaseModel):
     items: list[LedgerRow]
 
 
-class Gate:
-    """Lets calls in by the caller table, and logs those it turns away."""
+class Batch(Generic[Call]):
+    """A batch operation: how its call is read, and who answers it."""
 
-    def __init__(self, verifier: TokenVerifier, pool: Pool) -> None:
-        self._verifier = verifier
-        self._pool = pool
+    def __init__(self, kind: type[Call], answers_kind: type[msgspec.Struct], run: Run[Call]) -> None:
+        self.kind = kind
+        self.run = run
+        self.answers = answers_kind
+        self._decoder: msgspec.json.Decoder[Call] = msgspec.json.Decoder(kind)
 
-    async def admit(self, request: Request, operation: Operation) -> str:
-        """Return the principal, or answer 401, or 403 when it may not use the operation at all."""
-        caller = principal_of(request, self._verifier)
-        if not may_call(caller, operation):
-            await self._turn_away(Access(caller, operation, None, None, 0))
-        return caller
-
-    async def check(self, access: Access) -> Access:
-        """Return the access when the table has its row."""
-        if not is_allowed(access.caller, access.operation, access.purpose):
-            await self._turn_away(access)
-        return access
-
-    async def parse(self, caller: str, operation: Operation, kind: type[Call], body: bytes) -> Call:
-        """Return the call, or the problem that names the field or limit; another purpose is a matter of the table."""
+    def read(self, body: bytes) -> Call:
+        """Return the call, or raise the Problem that names the field or limit; values are never repeated."""
         try:
-            return kind.model_validate_json(body)
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            if first["loc"] == ("purpose",) and first["type"] == "literal_error":
-                await self._turn_away(Access(caller, operation, "another purpose", None, 0))
-            raise invalid_fields(error) from None
-
-    async def _turn_away(self, access: Access) -> None:
-        await store.log_access(self._pool, access, refused=True)
-        log.warning("refused: %s asked for %s", access.caller, access.operation)
-        raise forbidden(access.caller, access.operation, access.purpose)
+            return self._decoder.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise unfit(error) from None
 
 
-def vault_routes(gate: Gate, pool: Pool, keyring: Keyring) -> APIRouter:
+def vault_routes(gate: Gate, pool: Pool, keyring: Keyring, publisher: RecordPublisher, relay: Relay) -> APIRouter:
     """Return the routes under `/v1`."""
     router = APIRouter(prefix="/v1")
     reading = refuses(UNAUTHENTICATED, NOT_ALLOWED, INVALID_FIELD, UNAVAILABLE)
 
-    def batch_route(operation: Operation, kind: type[Call], answers: type[BaseModel], run: Run[Call]) -> None:
+    def batch_route(operation: str, batch: Batch[Any]) -> None:
         async def call_in_batch(request: Request) -> Response:
             caller = await gate.admit(request, operation)
-            call = await gate.parse(caller, operation, kind, await _body(request))
-            case_id = call.case_id if isinstance(call, OpenCall) else None
-            access = await gate.check(Access(caller, operation, call.purpose, case_id, len(call.items)))
-            _need_case(access)
-            async with pool.acquire() as connection:
-                items = await run(call, access, connection, keyring)
-            made = answers.model_construct(items=items)
-            content = made.__pydantic_serializer__.to_json(made, exclude_none=True)
-            return Response(content, media_type="application/json")
+            call = batch.read(await _body(request))
+            access = await gate.check(_access(caller, operation, call))
+            _need_a_person(access)
+            gate.need_open()
+            answers = await batch.run(call, access, pool, keyring)
+            return _json({"items": answers})
 
         router.add_api_route(
             f"/{operation}:batch",
             call_in_batch,
             methods=["POST"],
-            name=f"{operation} batch",
+            name=f"{operation.replace('-', ' ')} batch",
             description=f"{_MEANING[operation]}\n\nLimits: {ITEMS_MAX:,} items, {BODY_BYTES_MAX:,} bytes.",
-            tags=["services"],
-            response_model=answers,
-            responses=refuses(
-                UNAUTHENTICATED, NOT_ALLOWED, INVALID_JSON, BODY_TOO_LARGE, INVALID_FIELD, UNKNOWN_FIELD, UNAVAILABLE
-            ),
-            openapi_extra=body_of(kind),
+            tags=["services" if operation in {"seal", "open", "disclose"} else "duties"],
+            responses={**answers(batch.answers), **refuses(*_REFUSALS)},
+            response_class=Response,
+            openapi_extra=body_of(batch.kind),
         )
 
-    batch_route("seal", SealCall, SealAnswers, seal)
-    batch_route("open", OpenCall, OpenAnswers, open_capsules)
-    batch_route("disclose", DiscloseCall, DiscloseAnswers, disclose)
+    batch_route("seal", Batch(SealCall, SealAnswers, seal))
+    batch_route("open", Batch(OpenCall, OpenAnswers, open_capsules))
+    batch_route("disclose", Batch(DiscloseCall, DiscloseAnswers, disclose))
+
+    batch_route("find", Batch(FindCall, FindAnswers, find))
+    batch_route("erase", Batch(EraseCall, EraseAnswers, Eraser(publisher).erase))
+
+    withdrawals = Withdrawals(relay)
+    batch_route("record-basis", Batch(BasisCall, DoneAnswers, withdrawals.record))
+    batch_route("withdraw", Batch(WithdrawCall, DoneAnswers, withdrawals.withdraw))
+    batch_route("suppress", Batch(SuppressCall, DoneAnswers, withdrawals.suppress))
+    batch_route("restrict", Batch(RestrictCall, DoneAnswers, withdrawals.restrict))
 
     @router.get("/disclosures", tags=["operator"], responses=reading)
     async def get_disclosures(
@@ -145,20 +172,25 @@ def vault_routes(gate: Gate, pool: Pool, keyring: Keyring) -> APIRouter:
         Limits: the first 1,000 entries.
         """
         caller = await gate.admit(request, "read-ledger")
-        async with pool.acquire() as connection:
+        async with scoped(pool, EVERY_ACCOUNT) as connection:
             rows = await store.disclosures_of_message(connection, message_id)
             await store.log_access(connection, Access(caller, "read-ledger", None, None, len(rows)), answered=len(rows))
         return Ledger(items=rows)
 
-    @router.get("/disclosures/unsettled", tags=["services"], responses=reading)
-    async def get_unsettled(request: Request, since: datetime) -> UnsettledAnswers:
+    @router.get(
+        "/disclosures/unsettled",
+        tags=["services"],
+        responses={**answers(UnsettledAnswers), **reading},
+        response_class=Response,
+    )
+    async def get_unsettled(request: Request, since: AwareDatetime) -> Response:
         """What this caller was given since then for messages that are not spent: after its database was put back."""
         caller = await gate.admit(request, "read-unsettled")
-        async with pool.acquire() as connection:
+        async with scoped(pool, EVERY_ACCOUNT) as connection:
             items = await store.unsettled(connection, since, caller)
             access = Access(caller, "read-unsettled", None, None, len(items))
             await store.log_access(connection, access, answered=len(items))
-        return UnsettledAnswers(items=items)
+        return _json(UnsettledAnswers(items=items))
 
     @router.get("/unauthorised", tags=["operator"], responses=reading)
     async def get_unauthorised(request: Request, limit: ListedMax = 100) -> UnauthorisedRecords:
@@ -171,12 +203,21 @@ def vault_routes(gate: Gate, pool: Pool, keyring: Keyring) -> APIRouter:
     return router
 
 
-Run = Callable[[Call, Access, Any, "Keyring"], Awaitable[list[Any]]]
+def _json(answer: object) -> Response:
+    return Response(_ENCODER.encode(answer), media_type="application/json")
 
 
-def _need_case(access: Access) -> None:
+def _access(caller: str, operation: str, call: Any) -> Access:
+    case_id, user_id = (call.case_id, call.user_id) if isinstance(call, OpenCall) else (None, None)
+    provider = call.provider if isinstance(call, DiscloseCall) else None
+    return Access(caller, operation, call.purpose, case_id, len(call.items), user_id, provider)
+
+
+def _need_a_person(access: Access) -> None:
     if access.purpose in PURPOSES_OF_A_CASE and access.case_id is None:
         raise Problem(422, "invalid-field", f"case_id: purpose {access.purpose} needs a case", field="case_id")
+    if access.purpose == "inbox" and access.user_id is None:
+        raise Problem(422, "invalid-field", "user_id: purpose inbox needs the user who reads", field="user_id")
 
 
 async def _body(request: Request) -> bytes:
@@ -187,3 +228,19 @@ async def _body(request: Request) -> bytes:
             raise Problem(413, "body-too-large", "send fewer items in a call", field="body", limit=BODY_BYTES_MAX)
         parts.append(part)
     return b"".join(parts)
+
+
+def unfit(error: Exception) -> Problem:
+    """Return the problem for a body that is no JSON, or does not fit its shape, from what the decoder told."""
+    if isinstance(error, RecursionError | UnicodeDecodeError):
+        return Problem(400, "bad-request", "the body is no UTF-8, or nested too deeply", field="body")
+    if not isinstance(error, msgspec.ValidationError):
+        return Problem(400, "invalid-json", f"the body is no JSON document: {error}", field="body")
+    found = _PLACE.fullmatch(str(error))
+    text, place = (found["text"], found["place"]) if found else (str(error), "")
+    field = re.sub(r"\[(\d*)(?:\.\.\.)?\]", r".\1", place).strip(".")
+    if named := _NAMED.search(text):
+        field = f"{field}.{named[1]}".strip(".")
+    limit = int(length[1]) if (length := _LENGTH.search(text)) else None
+    kind = "unknown-field" if "unknown field" in text else "invalid-field"
+    return Problem(422, kind, f"{field or 'body'}: {text}", field=field or "body", limit=limit)

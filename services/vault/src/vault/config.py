@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Literal
+
+from pydantic import SecretStr
 from pydantic_settings import SettingsConfigDict
 
 from common.config import ReadableFile, ServiceSettings
@@ -12,6 +16,17 @@ class VaultSettings(ServiceSettings):
 
     model_config = SettingsConfigDict(env_prefix="VAULT_", frozen=True, extra="ignore")
 
-    root_key_file: ReadableFile
+    signing_key_file: ReadableFile
+    root: str = "file"
+    other_root: str | None = None
+    root_key_file: ReadableFile | None = None
+    production: bool = False
+    file_root_in_production: Literal["accepted"] | None = None
+    aws_endpoint: str | None = None
+    transit_url: str | None = None
+    transit_token: SecretStr | None = None
+    root_passphrase: SecretStr | None = None
+    keys_dir: Path
     processors_file: ReadableFile
+    epoch_hours: float = 24.0
     accounts_cached_max: int = 10_000

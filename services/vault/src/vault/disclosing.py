@@ -2,82 +2,111 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from common.contracts.vault import DiscloseAnswer, DiscloseCall, DiscloseItem
 from vault import store
 from vault.domain import (
     BAD_CAPSULE,
+    CHECK_BASES,
+    ERASED,
+    FIELD_PLACES,
     INTEGRITY_FAILED,
+    OBJECTED,
     TWICE_IN_CALL,
     UNKNOWN_RECIPIENT,
+    WITHDRAWN,
     Refusal,
     field_set,
+    refuse_fields,
     refuse_instruction,
+    refuse_person,
     refuse_provider,
 )
 from vault.errors import item_problem
 from vault.keys.blobs import BlobError
 from vault.opening import report_broken, unlock
-from vault.store import Entry, StoredSubject
+from vault.scope import scoped
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from common.postgres.pool import Connection
-    from vault.domain import Access, Instruction
+    from common.postgres.pool import Connection, Pool
+    from vault.domain import Access
     from vault.keyring import Keyring
     from vault.keys.accounts import AccountKeys
-    from vault.keys.subjects import SubjectKeys
+    from vault.store import Disclosable
+
+Outcome = DiscloseAnswer | Refusal
 
 
-class Opened(NamedTuple):
-    """What would be disclosed, still inside the vault."""
+class _BrokenError(Exception):
+    """Some of the entered items do not open: the ledger must not say that they were disclosed."""
 
-    fields: dict[str, str]
-    message_key: bytes
+    def __init__(self, refusals: dict[int, Refusal]) -> None:
+        super().__init__(f"{len(refusals)} items")
+        self.refusals = refusals
 
 
-async def disclose(
-    call: DiscloseCall, access: Access, connection: Connection, keyring: Keyring
-) -> list[DiscloseAnswer]:
+async def disclose(call: DiscloseCall, access: Access, pool: Pool, keyring: Keyring) -> list[DiscloseAnswer]:
     """Answer each item with its fields and message key; nothing leaves before its ledger row is committed."""
-    processor = await store.processor(connection, call.provider)
-    if refusal := refuse_provider(call.provider, processor, call.fields):
+    outcomes = _refused_at_once(call)
+    account_ids = {item.account_id for item in call.items}
+    while True:
+        asked = [number for number in range(len(call.items)) if number not in outcomes]
+        try:
+            async with scoped(pool, account_ids) as connection:
+                found = await _enter(connection, call, asked, access, keyring)
+            break
+        except _BrokenError as broken:  # rolled back: ask again without them
+            outcomes |= broken.refusals
+    outcomes |= found
+    return [_answer(outcomes[number]) for number in range(len(call.items))]
+
+
+def _refused_at_once(call: DiscloseCall) -> dict[int, Outcome]:
+    if refusal := refuse_fields(call.fields):
+        return dict.fromkeys(range(len(call.items)), refusal)
+    seen: set[tuple[str, str]] = set()
+    outcomes: dict[int, Outcome] = {}
+    for number, item in enumerate(call.items):
+        key = (item.account_id, item.message_id)
+        if key in seen:
+            outcomes[number] = TWICE_IN_CALL
+        seen.add(key)
+    return outcomes
+
+
+async def _enter(
+    connection: Connection, call: DiscloseCall, asked: Sequence[int], access: Access, keyring: Keyring
+) -> dict[int, Outcome]:
+    """Write the ledger rows of all that may be disclosed, then open them; refuse the others with their reason."""
+    if not asked:
         await store.log_access(connection, access)
-        return [_refused(refusal) for _ in call.items]
-    opened = await _open(call, connection, keyring)
-    entries = [
-        _entry(item, outcome) for item, outcome in zip(call.items, opened, strict=True) if isinstance(outcome, Opened)
-    ]
-    entered = await store.enter_disclosures(connection, entries, call.provider, access)
-    late = [entry.message_id for entry in entries if entry.message_id not in entered]
-    known = await store.instructions(connection, late) if late else {}
-    return [_answer(item, outcome, entered, known) for item, outcome in zip(call.items, opened, strict=True)]
-
-
-async def _open(call: DiscloseCall, connection: Connection, keyring: Keyring) -> list[Opened | Refusal]:
-    subjects = await store.wrapped_subjects(connection, {item.token for item in call.items})
-    accounts = await keyring.of_subjects(connection, subjects.values())
-    opened: list[Opened | Refusal] = []
-    seen: set[str] = set()
-    for item in call.items:
-        twice = item.message_id in seen
-        seen.add(item.message_id)
-        opened.append(TWICE_IN_CALL if twice else open_item(item, call.fields, subjects.get(item.token), accounts))
-    return opened
+        return {}
+    items = [call.items[number] for number in asked]
+    rows = await store.enter_disclosures(connection, items, field_set(call.fields), access)
+    accounts = await keyring.of(connection, {(row.key.account_id, row.key.epoch) for row in rows})
+    found: dict[int, Outcome] = {}
+    broken: dict[int, Refusal] = {}
+    for row in rows:
+        number = asked[row.ordinal - 1]
+        outcome = open_item(call.items[number], call.fields, row, accounts)
+        if isinstance(outcome, Refusal):
+            broken[number] = outcome
+        found[number] = outcome
+    if broken:
+        raise _BrokenError(broken)
+    if missing := [number for number in asked if number not in found]:
+        found |= await _why(connection, call, missing)
+    return found
 
 
 def open_item(
-    item: DiscloseItem,
-    fields: Sequence[str],
-    subject: StoredSubject | None,
-    accounts: Mapping[str, AccountKeys],
-) -> Opened | Refusal:
-    """Return the fields that the subject has of those asked for, and the message key; or why not."""
-    if subject is None or subject.account_id != item.account_id:
-        return UNKNOWN_RECIPIENT
-    keys = unlock(subject, accounts)
+    item: DiscloseItem, fields: Sequence[str], row: Disclosable, accounts: Mapping[str, AccountKeys]
+) -> Outcome:
+    """Return the fields that the person has of those asked for, and the message key; or why not."""
+    keys = unlock(row.key, accounts)
     if isinstance(keys, Refusal):
         return keys
     try:
@@ -85,39 +114,45 @@ def open_item(
     except BlobError:
         return BAD_CAPSULE
     try:
-        return Opened(_open_fields(keys, subject, fields), message_key)
+        sealed = row.fields
+        opened = {
+            name: keys.open_field(name, blob) for name in fields if (blob := sealed[FIELD_PLACES[name]]) is not None
+        }
     except BlobError:
-        report_broken(subject.token, "a field")
+        report_broken(row.key.token, "a field")
         return INTEGRITY_FAILED
+    return DiscloseAnswer(fields=opened, message_key=message_key)
 
 
-def _open_fields(keys: SubjectKeys, subject: StoredSubject, fields: Sequence[str]) -> dict[str, str]:
-    sealed = {"address": subject.address, "name": subject.name}
-    return {name: keys.open_field(name, blob) for name in fields if (blob := sealed[name]) is not None}
+async def _why(connection: Connection, call: DiscloseCall, numbers: Sequence[int]) -> dict[int, Outcome]:
+    """Return why items were not entered: the provider, the account, the person, the instruction or the basis."""
+    processor = await store.processor(connection, call.provider)
+    if refusal := refuse_provider(call.provider, processor, call.fields):
+        return dict.fromkeys(numbers, refusal)
+    assert processor is not None
+    items = [call.items[number] for number in numbers]
+    persons = await store.person_states(connection, {item.token for item in items})
+    erased = await store.erased_tokens(connection, [item.token for item in items if item.token not in persons])
+    objecting = await store.objecting_accounts(connection, call.provider, {item.account_id for item in items})
+    known = await store.instructions(connection, items)
+    found: dict[int, Outcome] = {}
+    for number, item in zip(numbers, items, strict=True):
+        person, instruction = persons.get(item.token), known.get((item.account_id, item.message_id))
+        if person is None or person.account_id != item.account_id:
+            found[number] = ERASED if item.token in erased else UNKNOWN_RECIPIENT
+        elif item.account_id in objecting:
+            found[number] = OBJECTED
+        elif against := refuse_person(person.flags, processor.tool):
+            found[number] = against
+        elif instruction is not None and (instruction.spent_at is not None or instruction.epoch > item.epoch):
+            found[number] = refuse_instruction(instruction, item.epoch)
+        elif person.flags & CHECK_BASES:
+            found[number] = WITHDRAWN
+        else:
+            report_broken(item.token, "the row of the data key")
+            found[number] = INTEGRITY_FAILED
+    return found
 
 
-def _entry(item: DiscloseItem, opened: Opened) -> Entry:
-    return Entry(
-        item.message_id,
-        item.account_id,
-        item.token,
-        field_set(opened.fields),
-        item.legal_basis,
-        item.instruction_digest,
-        item.epoch,
-        item.attempt,
-    )
-
-
-def _answer(
-    item: DiscloseItem, opened: Opened | Refusal, entered: set[str], known: Mapping[str, Instruction]
-) -> DiscloseAnswer:
-    if isinstance(opened, Refusal):
-        return _refused(opened)
-    if item.message_id in entered:
-        return DiscloseAnswer(fields=opened.fields, message_key=opened.message_key)
-    return _refused(refuse_instruction(known[item.message_id], item.epoch))
-
-
-def _refused(refusal: Refusal) -> DiscloseAnswer:
-    return DiscloseAnswer(problem=item_problem(refusal))
+def _answer(outcome: Outcome) -> DiscloseAnswer:
+    return DiscloseAnswer(problem=item_problem(outcome)) if isinstance(outcome, Refusal) else outcome

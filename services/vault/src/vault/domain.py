@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import date
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from common.times import rfc3339
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
-
-Operation = Literal["seal", "open", "disclose", "read-ledger", "read-unauthorised", "read-unsettled"]
 
 # Caller and operation to the purposes allowed; what is not in the table is refused and logged.
 CALLERS: Mapping[tuple[str, str], frozenset[str | None]] = MappingProxyType(
@@ -23,14 +22,40 @@ CALLERS: Mapping[tuple[str, str], frozenset[str | None]] = MappingProxyType(
         ("routing", "disclose"): frozenset({"delivery"}),
         ("routing", "read-unsettled"): frozenset({None}),
         ("enforcement", "open"): frozenset({"case"}),
+        ("ingestion", "record-basis"): frozenset({"legal-basis"}),
+        ("ingestion", "withdraw"): frozenset({"legal-basis"}),
+        ("ingestion", "suppress"): frozenset({"legal-basis"}),
+        ("operator", "record-basis"): frozenset({"legal-basis"}),
+        ("operator", "withdraw"): frozenset({"legal-basis"}),
+        ("operator", "suppress"): frozenset({"legal-basis"}),
+        ("operator", "restrict"): frozenset({"data-protection"}),
+        ("operator", "object"): frozenset({"data-protection"}),
+        ("operator", "export"): frozenset({"data-protection"}),
+        ("operator", "read-processors"): frozenset({"data-protection"}),
+        ("operator", "find"): frozenset({"data-protection"}),
+        ("operator", "erase"): frozenset({"data-protection"}),
+        ("operator", "end-epoch"): frozenset({"data-protection"}),
+        ("operator", "read-erasure"): frozenset({"data-protection"}),
+        ("operator", "read-breach-scope"): frozenset({"data-protection"}),
+        ("operator", "read-log"): frozenset({"data-protection"}),
         ("operator", "read-ledger"): frozenset({None}),
         ("operator", "read-unauthorised"): frozenset({None}),
     }
 )
+PURPOSES = frozenset(purpose for purposes in CALLERS.values() for purpose in purposes)
 PURPOSES_OF_A_CASE = frozenset({"review", "case"})
+PURPOSES_OF_PEOPLE = PURPOSES_OF_A_CASE | {"inbox"}
 
 # The fields a subject can have, each with its bit in the ledger's field set.
-FIELD_BITS: Mapping[str, int] = MappingProxyType({"address": 1, "name": 2})
+FIELD_BITS: Mapping[str, int] = MappingProxyType(
+    {"address": 1, "name": 2, "phone": 4, "postal_address": 8, "language": 16, "time_zone": 32}
+)
+FIELDS = tuple(FIELD_BITS)
+FIELD_PLACES: Mapping[str, int] = MappingProxyType({name: place for place, name in enumerate(FIELDS)})
+# What stands against disclosures to a person, bit by bit: restriction, opt-outs by tool, bases that must be looked at.
+RESTRICTED, CHECK_BASES = 1, 8
+FLAG_OF_TOOL: Mapping[str, int] = MappingProxyType({"email": 2, "telephony": 4})
+KINDS = ("recipient", "user", "administrator", "complainant")
 
 
 def may_call(caller: str, operation: str) -> bool:
@@ -58,10 +83,12 @@ class Access:
     """One call, as the access log keeps it."""
 
     caller: str
-    operation: Operation
+    operation: str
     purpose: str | None
     case_id: str | None
     items: int
+    user_id: str | None = None
+    provider: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +101,10 @@ class Processor:
     approved: bool
     country: str
     purpose: str
+    approved_from: date = date(2000, 1, 1)
+    sub_processors: tuple[str, ...] = ()
+    transfer: str = ""
+    reasons: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +113,7 @@ class Instruction:
 
     epoch: int
     spent_at: datetime | None = None
-    entry: int | None = None
+    entry: str | None = None
     entry_asked_at: datetime | None = None
 
 
@@ -96,12 +127,21 @@ class Refusal:
     members: Mapping[str, Any] = field(default_factory=dict)
 
 
+ERASED = Refusal(410, "erased", "this person was erased")
 UNKNOWN_RECIPIENT = Refusal(404, "unknown-recipient", "no recipient of this account has this token")
 BAD_CAPSULE = Refusal(422, "bad-capsule", "the capsule was not sealed for this message and recipient")
 INTEGRITY_FAILED = Refusal(
     500, "integrity-failed", "stored data of this recipient do not open: tell an operator, the row was changed"
 )
 TWICE_IN_CALL = Refusal(422, "invalid-field", "message_id: ask for a message once in a call", {"field": "message_id"})
+
+
+def refuse_fields(asked: Sequence[str]) -> Refusal | None:
+    """Return the refusal of a field that no person has, or None."""
+    strange = next((name for name in asked if name not in FIELD_BITS), None)
+    if strange is None:
+        return None
+    return Refusal(422, "unknown-field", f"fields: a person's fields are {', '.join(FIELDS)}", {"field": "fields"})
 
 
 def refuse_provider(provider: str, processor: Processor | None, asked: Sequence[str]) -> Refusal | None:
@@ -118,6 +158,19 @@ def refuse_provider(provider: str, processor: Processor | None, asked: Sequence[
     return None
 
 
+def refuse_person(flags: int, tool: str) -> Refusal | None:
+    """Return what stands against disclosures to a person through a tool, or None."""
+    if flags & RESTRICTED:
+        return Refusal(403, "restricted", "the person's data are restricted: nothing is disclosed until that is lifted")
+    if flags & FLAG_OF_TOOL["email" if tool == "email" else "telephony"]:
+        return Refusal(403, "suppressed", "the person has opted out of this tool")
+    return None
+
+
+WITHDRAWN = Refusal(403, "withdrawn", "the legal basis for this purpose was withdrawn or has expired")
+OBJECTED = Refusal(403, "objected", "the account objects to this processor")
+
+
 def refuse_instruction(instruction: Instruction, epoch: int) -> Refusal:
     """Return why a disclosure was not entered: rule `spent` before rule `vaultEpoch`."""
     if instruction.spent_at is None:
@@ -125,5 +178,5 @@ def refuse_instruction(instruction: Instruction, epoch: int) -> Refusal:
         return Refusal(409, "stale-epoch", detail, {"served_epoch": instruction.epoch})
     told = {"spent_at": rfc3339(instruction.spent_at)}
     if instruction.entry is not None and instruction.entry_asked_at is not None:
-        told |= {"entry": str(instruction.entry), "entry_asked_at": rfc3339(instruction.entry_asked_at)}
+        told |= {"entry": instruction.entry, "entry_asked_at": rfc3339(instruction.entry_asked_at)}
     return Refusal(409, "spent", "the message was handed over: nothing more is disclosed for it", told)

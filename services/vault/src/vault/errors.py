@@ -21,6 +21,12 @@ NOT_ALLOWED = Answer(403, "not-allowed", "the caller table of the vault has no s
 BODY_TOO_LARGE = Answer(413, "body-too-large", "the body is larger than 4,194,304 bytes (4 MiB)")
 
 
+CLOSED = Answer(503, "closed", "erasures are being repeated after a start or a restore; ask again")
+NO_SUCH_ERASURE = Answer(404, "no-such-erasure", "nobody with this token was erased")
+NO_SUCH_ENTRY = Answer(404, "no-such-entry", "the log has no such entry, or no tree of that size")
+EPOCH_ENDS_ALREADY = Answer(409, "epoch-ends-already", "another process ends the epoch right now")
+
+
 class KeyFileError(Exception):
     """The root key file cannot be used; the text says why."""
 

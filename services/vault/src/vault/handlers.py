@@ -10,6 +10,7 @@ from common.events.routing import Receipt, ReceiptIssued
 from common.security.signing import SignatureError, TrustedKeys
 from common.times import parse_rfc3339
 from vault import store
+from vault.scope import scoped
 from vault.store import Spent, Unauthorised
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ async def on_receipt_issued(batch: Sequence[Received[ReceiptIssued]], pool: Pool
             spent.setdefault(found.message_id, found)
     if not spent and not unauthorised:
         return
-    async with pool.acquire() as connection, connection.transaction():
+    async with scoped(pool, {one.account_id for one in spent.values()}) as connection:
         if spent:
             await store.spend(connection, list(spent.values()))
         if unauthorised:
@@ -54,7 +55,7 @@ def read_receipt(received: Received[ReceiptIssued], trusted: TrustedKeys) -> Spe
         return _without_authority(received, "receipt: the signed statement is no receipt")
     if receipt.state not in _SPENDING:
         return None
-    return Spent(receipt.message_id, receipt.state, receipt.attempt, occurred_at)
+    return Spent(receipt.account_id, receipt.message_id, receipt.state, receipt.attempt, occurred_at)
 
 
 def _without_authority(received: Received[ReceiptIssued], reason: str) -> Unauthorised:

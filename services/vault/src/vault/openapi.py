@@ -4,10 +4,30 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from common.contracts.vault import DiscloseCall, OpenCall, SealCall
+from common.contracts.vault import (
+    DiscloseAnswers,
+    DiscloseCall,
+    OpenAnswers,
+    OpenCall,
+    SealAnswers,
+    SealCall,
+    UnsettledAnswers,
+)
+from common.contracts.vault_duties import (
+    BasisCall,
+    DoneAnswers,
+    EraseAnswers,
+    EraseCall,
+    FindAnswers,
+    FindCall,
+    RestrictCall,
+    SuppressCall,
+    WithdrawCall,
+)
 from common.http.health import health_routes
 from common.http.openapi import OPERATOR_TOKEN, SERVICE_TOKEN, Api, Tag, described_app, print_document
 from vault.api import vault_routes
+from vault.operator_api import operator_routes
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -21,10 +41,31 @@ API = Api(
     ),
     tags={
         "services": Tag("What services call, each with a token of its own.", (SERVICE_TOKEN,)),
+        "duties": Tag(
+            "Legal bases and the duties of data protection; for whom the caller table names.",
+            (OPERATOR_TOKEN, SERVICE_TOKEN),
+        ),
         "operator": Tag("What an operator may read: never a value.", (OPERATOR_TOKEN,)),
         "health": Tag("For supervisors."),
     },
-    bodies=(SealCall, OpenCall, DiscloseCall),
+    bodies=(
+        SealCall,
+        SealAnswers,
+        OpenCall,
+        OpenAnswers,
+        DiscloseCall,
+        DiscloseAnswers,
+        UnsettledAnswers,
+        FindCall,
+        FindAnswers,
+        EraseCall,
+        EraseAnswers,
+        BasisCall,
+        WithdrawCall,
+        SuppressCall,
+        RestrictCall,
+        DoneAnswers,
+    ),
 )
 
 
@@ -37,7 +78,8 @@ def whole() -> FastAPI:
     """Return the application with all its routes and nothing behind them, to be described."""
     nothing: Any = None
     app = described()
-    app.include_router(vault_routes(nothing, nothing, nothing))
+    app.include_router(vault_routes(nothing, nothing, nothing, nothing, nothing))
+    app.include_router(operator_routes(nothing, nothing, nothing, nothing))
     app.include_router(health_routes({}))
     return app
 

@@ -7,35 +7,43 @@ from typing import TYPE_CHECKING
 
 from common.contracts.vault import OpenAnswer, OpenCall, OpenItem
 from vault import store
-from vault.domain import BAD_CAPSULE, INTEGRITY_FAILED, UNKNOWN_RECIPIENT, Refusal
+from vault.domain import BAD_CAPSULE, ERASED, INTEGRITY_FAILED, PURPOSES_OF_PEOPLE, UNKNOWN_RECIPIENT, Refusal
 from vault.errors import item_problem
 from vault.keys.blobs import BlobError
+from vault.scope import scoped
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from common.postgres.pool import Connection
+    from common.postgres.pool import Pool
     from vault.domain import Access
     from vault.keyring import Keyring
     from vault.keys.accounts import AccountKeys
     from vault.keys.subjects import SubjectKeys
-    from vault.store import StoredSubject
+    from vault.store import WrappedKey
 
 log = logging.getLogger(__name__)
 
 
-async def open_capsules(call: OpenCall, access: Access, connection: Connection, keyring: Keyring) -> list[OpenAnswer]:
-    """Answer each item with its message key; the access row is there before the answer."""
-    subjects = await store.wrapped_keys(connection, {item.token for item in call.items})
-    accounts = await keyring.of_subjects(connection, subjects.values())
-    answers = [_open(item, subjects, accounts) for item in call.items]
-    answered = sum(answer.problem is None for answer in answers)
-    await store.log_access(connection, access, answered=answered)
+async def open_capsules(call: OpenCall, access: Access, pool: Pool, keyring: Keyring) -> list[OpenAnswer]:
+    """Answer each item with its message key; the log row, which names the messages a person reads, is there before."""
+    by_people = access.purpose in PURPOSES_OF_PEOPLE
+    async with scoped(pool, {item.account_id for item in call.items}) as connection:
+        rows = await store.wrapped_keys(connection, {item.token for item in call.items})
+        accounts = await keyring.of(connection, {(row.account_id, row.epoch) for row in rows.values()})
+        missing = [item.token for item in call.items if item.token not in rows]
+        erased = await store.erased_tokens(connection, missing)
+        answers = [_open(item, rows.get(item.token), accounts, erased) for item in call.items]
+        answered = sum(answer.problem is None for answer in answers)
+        touched = [item.message_id for item in call.items] if by_people else None
+        await store.log_access(connection, access, answered=answered, touched=touched)
     return answers
 
 
-def _open(item: OpenItem, subjects: Mapping[str, StoredSubject], accounts: Mapping[str, AccountKeys]) -> OpenAnswer:
-    keys = unlock(subjects.get(item.token), accounts)
+def _open(item: OpenItem, row: WrappedKey | None, accounts: Mapping[str, AccountKeys], erased: set[str]) -> OpenAnswer:
+    if row is None or row.account_id != item.account_id:
+        return OpenAnswer(problem=item_problem(ERASED if item.token in erased else UNKNOWN_RECIPIENT))
+    keys = unlock(row, accounts)
     if isinstance(keys, Refusal):
         return OpenAnswer(problem=item_problem(keys))
     try:
@@ -44,17 +52,15 @@ def _open(item: OpenItem, subjects: Mapping[str, StoredSubject], accounts: Mappi
         return OpenAnswer(problem=item_problem(BAD_CAPSULE))
 
 
-def unlock(subject: StoredSubject | None, accounts: Mapping[str, AccountKeys]) -> SubjectKeys | Refusal:
-    """Return a stored subject's keys, or why there are none."""
-    if subject is None:
-        return UNKNOWN_RECIPIENT
-    account = accounts.get(subject.account_id)
-    try:
-        if account is not None and account.has(subject.epoch):
-            return account.subject(subject.token, subject.epoch, subject.wrapped)
-    except BlobError:
-        pass
-    report_broken(subject.token, "the data key")
+def unlock(row: WrappedKey, accounts: Mapping[str, AccountKeys]) -> SubjectKeys | Refusal:
+    """Return a stored person's keys, or why there are none."""
+    account = accounts.get(row.account_id)
+    if account is not None:
+        try:
+            return account.subject(row.token, row.epoch, row.wrapped)
+        except BlobError:
+            pass
+    report_broken(row.token, "the data key")
     return INTEGRITY_FAILED
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import yaml
@@ -21,8 +22,14 @@ class _Entry(BaseModel):
 
     name: Annotated[str, Field(min_length=1, max_length=100)]
     tool: _Text
-    fields: Annotated[list[Literal["address", "name"]], Field(min_length=1)]
+    fields: Annotated[
+        list[Literal["address", "name", "phone", "postal_address", "language", "time_zone"]], Field(min_length=1)
+    ]
     approved: bool
+    approved_from: date = date(2000, 1, 1)
+    sub_processors: list[_Text] = []
+    transfer: Annotated[str, Field(max_length=500)] = ""
+    reasons: Annotated[str, Field(max_length=500)] = ""
     country: Annotated[str, Field(pattern="^[A-Z]{2}$")]
     purpose: _Text
 
@@ -46,6 +53,17 @@ def read_processors(path: Path) -> list[Processor]:
     if len(set(names)) < len(names):
         raise ProcessorsFileError(f"{path}: a processor is listed twice; keep one entry per name")
     return [
-        Processor(entry.name, entry.tool, frozenset(entry.fields), entry.approved, entry.country, entry.purpose)
+        Processor(
+            entry.name,
+            entry.tool,
+            frozenset(entry.fields),
+            entry.approved,
+            entry.country,
+            entry.purpose,
+            entry.approved_from,
+            tuple(entry.sub_processors),
+            entry.transfer,
+            entry.reasons,
+        )
         for entry in entries
     ]

@@ -1,66 +1,93 @@
+-- name: living_epochs
+-- Epochs whose keys are not destroyed.
+SELECT epoch FROM epochs WHERE destroyed_at IS NULL ORDER BY epoch;
+
+-- name: has_accounts
+-- Whether there is any account yet.
+SELECT EXISTS (SELECT FROM accounts);
+
 -- name: account_keys
--- Wrapped key-encryption keys of accounts, one row per epoch, each with the account's index secret.
-SELECT k.account_id, k.epoch, k.wrapped, s.wrapped AS index_secret
-FROM account_keys k
-JOIN account_index_secrets s USING (account_id)
-WHERE k.account_id = ANY ($1::text[]);
-
--- name: any_account_keys
--- The keys of the oldest account: do they open under this root key?
-SELECT k.account_id, k.epoch, k.wrapped, s.wrapped AS index_secret
-FROM (SELECT account_id FROM account_index_secrets ORDER BY created_at LIMIT 1) AS oldest
+-- Wrapped key-encryption keys of accounts, one row per epoch, each with the account's secrets.
+SELECT a.account_id, k.epoch, k.wrapped, a.index_secret, a.suppression_secret
+FROM accounts a
 JOIN account_keys k USING (account_id)
-JOIN account_index_secrets s USING (account_id);
+WHERE a.account_id = ANY ($1::text[]);
 
--- name: create_account_keys
+-- name: any_account
+-- The keys of the oldest account: do they open under these key files?
+SELECT a.account_id, k.epoch, k.wrapped, a.index_secret, a.suppression_secret
+FROM (SELECT * FROM accounts ORDER BY created_at LIMIT 1) AS a
+JOIN account_keys k USING (account_id);
+
+-- name: create_accounts
 -- First keys of accounts; who comes second changes nothing and reads the first one's.
 WITH given AS (
-    SELECT * FROM unnest($1::text[], $2::bytea[], $3::bytea[]) AS g (account_id, wrapped, index_secret)
-), secrets AS (
-    INSERT INTO account_index_secrets (account_id, wrapped)
-    SELECT account_id, index_secret FROM given ORDER BY account_id
+    SELECT * FROM unnest($1::text[], $2::bytea[], $3::bytea[], $4::bytea[])
+        AS g (account_id, index_secret, suppression_secret, wrapped)
+), created AS (
+    INSERT INTO accounts (account_id, index_secret, suppression_secret)
+    SELECT account_id, index_secret, suppression_secret FROM given ORDER BY account_id
     ON CONFLICT DO NOTHING
+    RETURNING account_id
 )
 INSERT INTO account_keys (account_id, epoch, wrapped)
-SELECT account_id, $4, wrapped FROM given ORDER BY account_id
-ON CONFLICT DO NOTHING;
+SELECT account_id, $5, wrapped FROM given JOIN created USING (account_id);
 
 -- name: find_subjects
--- Subjects by blind index.
-SELECT s.account_id, s.address_index, s.token, s.address, s.name, k.epoch, k.wrapped
-FROM unnest($1::text[], $2::bytea[]) AS wanted (account_id, address_index)
-JOIN subjects s USING (account_id, address_index)
-JOIN data_keys k USING (token)
-WHERE s.account_id = ANY ($1::text[]) AND s.address_index = ANY ($2::bytea[]);
+-- Persons by blind index. The lateral part makes an index look-up per person of what a hash join would read as a whole.
+SELECT s.account_id, s.identity_index, s.token, k.epoch, k.wrapped, s.used_on < current_date,
+    s.address, s.name, s.phone, s.postal_address, s.language, s.time_zone
+FROM unnest(string_to_array($1, chr(31)), $2::bytea[]) AS wanted (account_id, identity_index)
+JOIN subjects s USING (account_id, identity_index)
+CROSS JOIN LATERAL (SELECT epoch, wrapped FROM data_keys WHERE token = s.token OFFSET 0) AS k
+WHERE s.identity_index = ANY ($2::bytea[]);
 
 -- name: create_subjects
--- Subjects that nobody else created meanwhile, their keys, and the call's access row; returns the tokens created.
+-- Persons that nobody else created meanwhile, and their keys; returns the tokens created.
 WITH wanted AS (
-    SELECT * FROM unnest($1::text[], $2::text[], $3::bytea[], $4::bytea[], $5::bytea[], $6::int[], $7::bytea[])
-        AS w (token, account_id, address_index, address, name, epoch, wrapped)
+    SELECT * FROM unnest(
+        string_to_array($1, chr(31)), string_to_array($2, chr(31)), string_to_array($3, chr(31)), $4::bytea[],
+        $5::bytea[], $6::bytea[], $7::bytea[], $8::bytea[], $9::bytea[], $10::bytea[], $11::bytea[],
+        string_to_array($12, chr(31))::int[], $13::bytea[], $14::bytea[], $15::bytea[]
+    ) AS w (
+        token, account_id, kind, identity_index, phone_index, address, name, phone, postal_address, language,
+        time_zone, epoch, wrapped, email_hash, telephony_hash
+    )
 ), created AS (
-    INSERT INTO subjects (token, account_id, address_index, address, name)
-    SELECT token, account_id, address_index, address, name FROM wanted ORDER BY account_id, address_index
-    ON CONFLICT (account_id, address_index) DO NOTHING
+    INSERT INTO subjects (
+        token, account_id, kind, identity_index, phone_index, address, name, phone, postal_address, language, time_zone,
+        flags
+    )
+    SELECT token, account_id, kind, identity_index, phone_index, address, name, phone, postal_address, language,
+        time_zone,
+        CASE WHEN EXISTS (SELECT FROM suppressions WHERE hash = email_hash AND account_id = wanted.account_id)
+            THEN 2 ELSE 0 END
+        + CASE WHEN EXISTS (SELECT FROM suppressions WHERE hash = telephony_hash AND account_id = wanted.account_id)
+            THEN 4 ELSE 0 END
+    FROM wanted ORDER BY identity_index, account_id
+    ON CONFLICT (identity_index, account_id) DO NOTHING
     RETURNING token
 ), keyed AS (
     INSERT INTO data_keys (token, epoch, account_id, wrapped)
     SELECT token, epoch, account_id, wrapped FROM wanted JOIN created USING (token)
-), logged AS (
-    INSERT INTO access_log (caller, operation, purpose, case_id, outcome, items, answered)
-    VALUES ($8::text, $9::text, $10::text, $11::text, 'answered', $12::int, $12::int)
 )
 SELECT token FROM created;
 
 -- name: update_fields
--- New values of stored fields; a field that is not given stays.
+-- New values of stored fields, and that the person was used today; a field that is not given stays.
 WITH given AS (
-    SELECT * FROM unnest($1::text[], $2::bytea[], $3::bytea[]) AS g (token, address, name)
+    SELECT * FROM unnest(
+        string_to_array($1, chr(31)), $2::bytea[], $3::bytea[], $4::bytea[], $5::bytea[], $6::bytea[], $7::bytea[],
+        $8::bytea[]
+    ) AS g (token, phone_index, address, name, phone, postal_address, language, time_zone)
 ), locked AS (
-    SELECT token FROM subjects WHERE token = ANY ($1::text[]) ORDER BY token FOR UPDATE
+    SELECT token FROM subjects WHERE token = ANY (string_to_array($1, chr(31))) ORDER BY token FOR UPDATE
 )
 UPDATE subjects s
-SET address = coalesce(g.address, s.address), name = coalesce(g.name, s.name)
+SET phone_index = coalesce(g.phone_index, s.phone_index), address = coalesce(g.address, s.address),
+    name = coalesce(g.name, s.name), phone = coalesce(g.phone, s.phone),
+    postal_address = coalesce(g.postal_address, s.postal_address), language = coalesce(g.language, s.language),
+    time_zone = coalesce(g.time_zone, s.time_zone), used_on = current_date
 FROM given g JOIN locked USING (token)
 WHERE s.token = g.token;
 
@@ -68,94 +95,228 @@ WHERE s.token = g.token;
 -- Wrapped data keys by token.
 SELECT k.token, k.account_id, k.epoch, k.wrapped
 FROM data_keys k
-WHERE k.token = ANY ($1::text[]);
-
--- name: wrapped_subjects
--- Wrapped data keys with the sealed fields by token.
-SELECT k.token, k.account_id, k.epoch, k.wrapped, s.address, s.name
-FROM data_keys k
-JOIN subjects s USING (token)
-WHERE k.token = ANY ($1::text[]) AND s.token = ANY ($1::text[]);
+WHERE k.token = ANY (string_to_array($1, chr(31)));
 
 -- name: processor
 -- A processor's contract.
-SELECT name, tool, fields, approved, country, purpose FROM processors WHERE name = $1;
+SELECT name, tool, fields, approved AND approved_from <= current_date, country, purpose, approved_from, sub_processors,
+    transfer, reasons
+FROM processors WHERE name = $1;
 
 -- name: replace_processors
 -- The register as the file has it; who is no longer in the file loses its approval.
 WITH given AS (
-    SELECT p.name, p.tool, string_to_array(p.fields, ',') AS fields, p.approved, p.country, p.purpose
-    FROM unnest($1::text[], $2::text[], $3::text[], $4::boolean[], $5::text[], $6::text[])
-        AS p (name, tool, fields, approved, country, purpose)
+    SELECT name, tool, fields, approved, country, purpose, approved_from, string_to_array(sub_processors, chr(31)) AS sub,
+        transfer, reasons
+    FROM unnest(
+        $1::text[], $2::text[], $3::smallint[], $4::boolean[], $5::text[], $6::text[], $7::date[], $8::text[],
+        $9::text[], $10::text[]
+    ) AS p (name, tool, fields, approved, country, purpose, approved_from, sub_processors, transfer, reasons)
 ), gone AS (
     UPDATE processors SET approved = false WHERE name <> ALL ($1::text[])
 )
-INSERT INTO processors (name, tool, fields, approved, country, purpose)
-SELECT name, tool, fields, approved, country, purpose FROM given ORDER BY name
+INSERT INTO processors (
+    name, tool, fields, approved, country, purpose, approved_from, sub_processors, transfer, reasons
+)
+SELECT name, tool, fields, approved, country, purpose, approved_from, sub, transfer, reasons FROM given ORDER BY name
 ON CONFLICT (name) DO UPDATE SET
     tool = excluded.tool, fields = excluded.fields, approved = excluded.approved, country = excluded.country,
-    purpose = excluded.purpose, loaded_at = now();
+    purpose = excluded.purpose, approved_from = excluded.approved_from, sub_processors = excluded.sub_processors,
+    transfer = excluded.transfer, reasons = excluded.reasons, loaded_at = now();
+
+-- name: processors
+-- The whole register.
+SELECT name, tool, fields, approved AND approved_from <= current_date, country, purpose, approved_from, sub_processors,
+    transfer, reasons
+FROM processors ORDER BY name;
+
+-- name: objecting_accounts
+-- Which of some accounts object to a processor.
+SELECT account_id FROM objections WHERE processor = $1 AND account_id = ANY ($2::text[]);
+
+-- name: object_to_processor
+-- An account's objection.
+INSERT INTO objections (account_id, processor, reason) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING;
+
+-- name: lift_objection
+-- The end of an account's objection.
+DELETE FROM objections WHERE account_id = $1 AND processor = $2;
+
+-- name: record_bases
+-- Legal bases; one that ends by its date is looked at when something is disclosed.
+WITH told AS (
+    SELECT * FROM unnest(
+        $1::text[], $2::text[], $3::text[], $4::text[], $5::boolean[], $6::text[], $7::text[], $8::text[],
+        $9::timestamptz[], $10::timestamptz[], $11::text[]
+    ) AS t (
+        account_id, token, purpose, kind, attested, text_digest, language, source, given_at, expires_at, recorded_by
+    )
+), flagged AS (
+    UPDATE subjects SET flags = flags | 8
+    WHERE token IN (SELECT token FROM told WHERE expires_at IS NOT NULL) AND flags & 8 = 0
+)
+INSERT INTO bases (
+    account_id, token, purpose, kind, attested, text_digest, language, source, given_at, expires_at, recorded_by
+)
+SELECT * FROM told;
+
+-- name: withdraw_bases
+-- The end of bases, also of those that nobody recorded; persons are flagged so that disclosures look.
+WITH told AS (
+    SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) AS t (account_id, token, purpose, kind)
+), flagged AS (
+    UPDATE subjects SET flags = flags | 8 WHERE token = ANY ($2::text[])
+), ended AS (
+    UPDATE bases b SET withdrawn_at = now() FROM told t
+    WHERE b.token = t.token AND b.purpose = t.purpose AND b.kind = t.kind AND b.withdrawn_at IS NULL
+        AND b.token = ANY ($2::text[])
+    RETURNING b.token, b.purpose, b.kind
+)
+INSERT INTO bases (account_id, token, purpose, kind, attested, given_at, withdrawn_at, recorded_by)
+SELECT account_id, token, purpose, kind, true, now(), now(), $5::text FROM told t
+WHERE NOT EXISTS (SELECT FROM ended e WHERE e.token = t.token AND e.purpose = t.purpose AND e.kind = t.kind);
+
+-- name: suppress
+-- Opt-outs.
+INSERT INTO suppressions (account_id, hash, tool, reason)
+SELECT * FROM unnest($1::text[], $2::bytea[], $3::text[], $4::text[])
+ON CONFLICT DO NOTHING;
+
+-- name: lift_suppressions
+-- Opt-outs taken back.
+DELETE FROM suppressions s USING unnest($1::text[], $2::bytea[]) AS t (account_id, hash)
+WHERE s.account_id = t.account_id AND s.hash = t.hash AND s.hash = ANY ($2::bytea[]);
+
+-- name: flag_persons
+-- Bits set and bits cleared in what stands against disclosures.
+UPDATE subjects s SET flags = (s.flags | t.set_bits) & ~t.clear_bits
+FROM unnest($1::text[], $2::smallint[], $3::smallint[]) AS t (token, set_bits, clear_bits)
+WHERE s.token = t.token AND s.token = ANY ($1::text[]);
+
+-- name: add_to_outbox
+-- Events on their way to Kafka.
+INSERT INTO outbox (topic, key, value, headers)
+SELECT * FROM unnest($1::text[], $2::bytea[], $3::bytea[], $4::text[]::jsonb[])
+RETURNING id;
+
+-- name: bases_of_person
+-- Legal bases of a person, oldest first.
+SELECT purpose, kind, attested, text_digest, language, source, given_at, expires_at, withdrawn_at, recorded_by
+FROM bases WHERE token = $1 ORDER BY id;
 
 -- name: enter_disclosures
--- Ledger rows for what is neither spent nor served for a higher epoch, and the call's access row; returns what was
--- entered. The row of `instructions` is locked by the same statement that checks it, so no two asks pass each other.
+-- Rules `vaultEpoch`, `spent` and `ledgerFirst` in one statement: of the items asked for, those that the provider's
+-- contract, the person and the instruction allow get their ledger row, and come back with the wrapped key and the sealed
+-- fields. The call's row in the access log carries a digest over the ledger rows.
 WITH asked AS (
-    SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::smallint[], $5::text[], $6::text[], $7::int[], $8::int[])
-        AS a (message_id, account_id, token, fields, legal_basis, instruction_digest, epoch, attempt)
+    SELECT * FROM unnest(
+            string_to_array($1, chr(31)), string_to_array($2, chr(31)), string_to_array($3, chr(31)),
+            string_to_array($4, chr(31)), string_to_array($5, chr(31)), string_to_array($6, chr(31))::int[],
+            string_to_array($7, chr(31))::int[], string_to_array($8, chr(31))
+        ) WITH ORDINALITY
+        AS a (account_id, message_id, token, legal_basis, instruction_digest, epoch, attempt, message_purpose, ordinal)
+), contract AS (
+    SELECT CASE WHEN tool = 'email' THEN 3 ELSE 5 END AS blocking FROM processors
+    WHERE name = $10::text AND approved AND approved_from <= current_date AND fields & $9::smallint = $9::smallint
+), known AS (
+    SELECT a.*, k.epoch AS key_epoch, k.wrapped,
+        CASE WHEN $9::smallint & 1 <> 0 THEN s.address END AS address,
+        CASE WHEN $9::smallint & 2 <> 0 THEN s.name END AS name,
+        CASE WHEN $9::smallint & 4 <> 0 THEN s.phone END AS phone,
+        CASE WHEN $9::smallint & 8 <> 0 THEN s.postal_address END AS postal_address,
+        CASE WHEN $9::smallint & 16 <> 0 THEN s.language END AS language,
+        CASE WHEN $9::smallint & 32 <> 0 THEN s.time_zone END AS time_zone
+    FROM asked a
+    CROSS JOIN contract
+    JOIN subjects s ON s.token = a.token AND s.account_id = a.account_id
+    JOIN data_keys k ON k.token = a.token
+    WHERE s.token = ANY (string_to_array($3, chr(31))) AND k.token = ANY (string_to_array($3, chr(31)))
+        AND s.flags & contract.blocking = 0
+        AND (s.flags & 8 = 0 OR NOT EXISTS (
+            SELECT FROM bases b
+            WHERE b.token = a.token AND b.purpose = a.message_purpose AND b.kind = split_part(a.legal_basis, ':', 1)
+                AND coalesce(least(b.withdrawn_at, b.expires_at), 'infinity') <= now()
+                AND NOT EXISTS (
+                    SELECT FROM bases later
+                    WHERE later.token = b.token AND later.purpose = b.purpose AND later.kind = b.kind AND later.id > b.id
+                )
+        ))
+        AND NOT EXISTS (SELECT FROM objections o WHERE o.account_id = a.account_id AND o.processor = $10::text)
 ), served AS (
-    INSERT INTO instructions AS i (message_id, epoch)
-    SELECT message_id, epoch FROM asked ORDER BY message_id
-    ON CONFLICT (message_id) DO UPDATE SET epoch = excluded.epoch
+    INSERT INTO instructions AS i (account_id, message_id, epoch)
+    SELECT account_id, message_id, epoch FROM known ORDER BY account_id, message_id
+    ON CONFLICT (account_id, message_id) DO UPDATE SET epoch = excluded.epoch
         WHERE i.epoch <= excluded.epoch AND i.spent_at IS NULL
-    RETURNING message_id
+    RETURNING account_id, message_id
+), disclosed AS (
+    SELECT k.*,
+        (k.address IS NOT NULL)::int + (k.name IS NOT NULL)::int * 2 + (k.phone IS NOT NULL)::int * 4
+        + (k.postal_address IS NOT NULL)::int * 8 + (k.language IS NOT NULL)::int * 16
+        + (k.time_zone IS NOT NULL)::int * 32 AS fields
+    FROM known k JOIN served USING (account_id, message_id)
+), call AS (
+    INSERT INTO access_log (caller, operation, purpose, case_id, user_id, provider, outcome, items, answered, digest)
+    SELECT $11::text, $12::text, $13::text, $14::text, $15::text, $10::text, 'answered', $16::int, count(*),
+        sha256(convert_to(string_agg(json_build_array(
+            ordinal, account_id, message_id, token, fields, coalesce(legal_basis, ''), instruction_digest, epoch, attempt
+        )::text, E'\n' ORDER BY ordinal), 'UTF8'))
+    FROM disclosed
+    RETURNING id
 ), entered AS (
     INSERT INTO disclosures (
-        message_id, account_id, token, provider, fields, purpose, legal_basis, instruction_digest, epoch, attempt, caller
+        call_id, ordinal, account_id, message_id, token, fields, legal_basis, instruction_digest, epoch, attempt
     )
-    SELECT message_id, account_id, token, $9::text, fields, $12::text, legal_basis, instruction_digest, epoch, attempt,
-        $10::text
-    FROM asked JOIN served USING (message_id)
-    RETURNING message_id
-), logged AS (
-    INSERT INTO access_log (caller, operation, purpose, case_id, outcome, items, answered)
-    SELECT $10::text, $11::text, $12::text, $13::text, 'answered', $14::int, count(*) FROM entered
+    SELECT call.id, ordinal, account_id, message_id, token, fields, coalesce(legal_basis, ''), instruction_digest,
+        epoch, attempt
+    FROM disclosed CROSS JOIN call
 )
-SELECT message_id FROM entered;
+SELECT token, account_id, key_epoch, wrapped, ordinal, address, name, phone, postal_address, language, time_zone
+FROM disclosed;
+
+-- name: person_states
+-- What stands against a disclosure to persons.
+SELECT token, account_id, flags FROM subjects WHERE token = ANY ($1::text[]);
 
 -- name: unsettled
 -- Disclosures since a moment whose messages are not known to be handed over, the last of each: what a caller that lost
 -- its memory may have begun.
 SELECT d.message_id, max(d.epoch) AS epoch, max(d.attempt) AS attempt
 FROM disclosures d
-WHERE d.asked_at >= $1 AND d.caller = $2
-    AND NOT EXISTS (SELECT FROM instructions i WHERE i.message_id = d.message_id AND i.spent_at IS NOT NULL)
+JOIN access_log l ON l.id = d.call_id
+WHERE l.at >= $1 AND l.caller = $2
+    AND NOT EXISTS (
+        SELECT FROM instructions i
+        WHERE i.account_id = d.account_id AND i.message_id = d.message_id AND i.spent_at IS NOT NULL
+    )
 GROUP BY d.message_id
 ORDER BY d.message_id;
 
 -- name: instructions
 -- What is known of instructions that were refused.
-SELECT message_id, epoch, spent_at, spent_entry, spent_entry_asked_at
-FROM instructions WHERE message_id = ANY ($1::text[]);
+SELECT i.account_id, i.message_id, i.epoch, i.spent_at, i.spent_call || '.' || i.spent_ordinal AS entry, l.at
+FROM instructions i
+LEFT JOIN access_log l ON l.id = i.spent_call
+WHERE i.account_id = ANY ($1::text[]) AND i.message_id = ANY ($2::text[]);
 
 -- name: spend
 -- Marks instructions spent and acknowledges the ledger entry of the attempt, or the last one; once.
 WITH told AS (
-    SELECT * FROM unnest($1::text[], $2::text[], $3::int[], $4::timestamptz[])
-        AS t (message_id, state, attempt, occurred_at)
+    SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::timestamptz[])
+        AS t (account_id, message_id, state, attempt, occurred_at)
 )
-INSERT INTO instructions AS i (message_id, epoch, spent_at, spent_state, spent_entry, spent_entry_asked_at)
-SELECT t.message_id, 0, t.occurred_at, t.state, entry.id, entry.asked_at
+INSERT INTO instructions AS i (account_id, message_id, epoch, spent_at, spent_state, spent_call, spent_ordinal)
+SELECT t.account_id, t.message_id, 0, t.occurred_at, t.state, entry.call_id, entry.ordinal
 FROM told t
 LEFT JOIN LATERAL (
-    SELECT d.id, d.asked_at FROM disclosures d
-    WHERE d.message_id = t.message_id
-    ORDER BY (d.attempt = t.attempt) DESC NULLS LAST, d.id DESC
+    SELECT d.call_id, d.ordinal FROM disclosures d
+    WHERE d.message_id = t.message_id AND d.account_id = t.account_id
+    ORDER BY (d.attempt = t.attempt) DESC NULLS LAST, d.call_id DESC
     LIMIT 1
 ) AS entry ON true
-ORDER BY t.message_id
-ON CONFLICT (message_id) DO UPDATE SET
+ORDER BY t.account_id, t.message_id
+ON CONFLICT (account_id, message_id) DO UPDATE SET
     spent_at = excluded.spent_at, spent_state = excluded.spent_state,
-    spent_entry = excluded.spent_entry, spent_entry_asked_at = excluded.spent_entry_asked_at
+    spent_call = excluded.spent_call, spent_ordinal = excluded.spent_ordinal
     WHERE i.spent_at IS NULL;
 
 -- name: insert_unauthorised
@@ -166,23 +327,208 @@ ON CONFLICT DO NOTHING;
 
 -- name: log_access
 -- One call.
-INSERT INTO access_log (caller, operation, purpose, case_id, outcome, items, answered)
-VALUES ($1, $2, $3, $4, $5, $6, $7);
+INSERT INTO access_log (caller, operation, purpose, case_id, user_id, provider, outcome, items, answered, touched)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10);
 
 -- name: disclosures_of_message
 -- The ledger of one message, oldest first, with the acknowledgement of the entry that was spent.
-SELECT d.*, CASE WHEN i.spent_entry = d.id THEN i.spent_at END AS acknowledged_at
+SELECT d.*, l.at, l.provider, l.purpose, l.caller,
+    CASE WHEN i.spent_call = d.call_id AND i.spent_ordinal = d.ordinal THEN i.spent_at END AS acknowledged_at
 FROM disclosures d
-LEFT JOIN instructions i USING (message_id)
+JOIN access_log l ON l.id = d.call_id
+LEFT JOIN instructions i USING (account_id, message_id)
 WHERE d.message_id = $1
-ORDER BY d.id
+ORDER BY d.call_id, d.ordinal
 LIMIT $2;
 
 -- name: unauthorised_counts
 -- How many records had no authority, by reason.
 SELECT reason, count(*) AS records FROM unauthorised GROUP BY reason ORDER BY reason;
 
+-- name: erased_tokens
+-- Which tokens were persons that are erased.
+SELECT token FROM erasures WHERE token = ANY (string_to_array($1, chr(31)));
+
+-- name: find_tokens
+-- Persons by blind index of their address, or of their phone.
+SELECT w.ordinal, s.token
+FROM unnest(string_to_array($1, chr(31)), $2::bytea[], $3::bytea[]) WITH ORDINALITY
+    AS w (account_id, identity_index, phone_index, ordinal)
+CROSS JOIN LATERAL (
+    SELECT token FROM subjects WHERE identity_index = w.identity_index AND account_id = w.account_id
+    UNION
+    SELECT token FROM subjects WHERE phone_index = w.phone_index AND account_id = w.account_id
+    OFFSET 0
+) AS s
+ORDER BY w.ordinal, s.token;
+
+-- name: lock_persons
+-- The persons of some tokens, held until the transaction ends.
+SELECT token, account_id FROM subjects
+WHERE token = ANY (string_to_array($1, chr(31))) ORDER BY token FOR UPDATE;
+
+-- name: erase_persons
+-- Key, fields and blind indexes of locked persons gone, the erasure recorded and counted, a task for each provider that
+-- ever received one of them; returns what was not recorded before.
+WITH told AS (
+    SELECT * FROM unnest(
+        string_to_array($1, chr(31)), string_to_array($2, chr(31)), $3::timestamptz[], string_to_array($4, chr(31)),
+        string_to_array($5, chr(31)), string_to_array($6, chr(31))::int[]
+    ) AS t (token, account_id, erased_at, reason, asked_by, epoch)
+), keys AS (
+    DELETE FROM data_keys WHERE token = ANY (string_to_array($1, chr(31)))
+), persons AS (
+    DELETE FROM subjects WHERE token = ANY (string_to_array($1, chr(31)))
+), recorded AS (
+    INSERT INTO erasures (token, account_id, erased_at, reason, asked_by, epoch)
+    SELECT token, account_id, erased_at, reason, asked_by, epoch FROM told ORDER BY token
+    ON CONFLICT (token) DO NOTHING
+    RETURNING token, account_id
+), counted AS (
+    UPDATE erasure_count SET erased = erased + (SELECT count(*) FROM recorded)
+), tasks AS (
+    INSERT INTO notification_tasks (account_id, token, provider, kind)
+    SELECT DISTINCT r.account_id, r.token, l.provider, 'erasure'
+    FROM recorded r
+    CROSS JOIN LATERAL (SELECT DISTINCT call_id FROM disclosures WHERE token = r.token OFFSET 0) AS d
+    CROSS JOIN LATERAL (SELECT provider FROM access_log WHERE id = d.call_id OFFSET 0) AS l
+)
+SELECT token FROM recorded;
+
+-- name: erasure_count
+-- How many erasures this database knows.
+SELECT erased FROM erasure_count;
+
+-- name: erasure
+-- One erasure, with the end of the epoch whose keys could still open an old copy.
+SELECT e.token, e.account_id, e.erased_at, e.reason, e.epoch, p.destroyed_at AS unreadable_at
+FROM erasures e LEFT JOIN epochs p USING (epoch)
+WHERE e.token = $1;
+
+-- name: make_epoch
+-- The partition and the row of an epoch.
+SELECT make_epoch($1);
+
+-- name: drop_epoch
+-- The end of an epoch from which no data key is left.
+SELECT drop_epoch($1);
+
+-- name: epoch_age
+-- The newest epoch and its age in seconds.
+SELECT epoch, extract(epoch FROM now() - began_at)::float8 FROM epochs ORDER BY epoch DESC LIMIT 1;
+
+-- name: accounts_without_key
+-- Accounts that have no key of an epoch yet.
+SELECT account_id FROM accounts a
+WHERE account_id > $2 AND NOT EXISTS (
+    SELECT FROM account_keys k WHERE k.account_id = a.account_id AND k.epoch = $1
+)
+ORDER BY account_id LIMIT $3;
+
+-- name: add_account_keys
+-- Keys of accounts in a new epoch.
+INSERT INTO account_keys (account_id, epoch, wrapped)
+SELECT account_id, $3, wrapped FROM unnest($1::text[], $2::bytea[]) AS g (account_id, wrapped)
+ON CONFLICT DO NOTHING;
+
+-- name: keys_of_epoch
+-- Data keys of an epoch in the order of their tokens.
+SELECT k.token, k.account_id, k.epoch, k.wrapped
+FROM data_keys k
+WHERE k.epoch = $1 AND k.token > $2
+ORDER BY k.token LIMIT $3;
+
+-- name: lock_moves
+-- Keeps erasures out until the transaction ends: one that ran beside a move would miss the row in its new partition.
+SELECT pg_advisory_xact_lock(5501);
+
+-- name: lock_erasures
+-- Keeps moves out until the transaction ends, and other erasures not.
+SELECT pg_advisory_xact_lock_shared(5501);
+
+-- name: lock_epochs
+-- One process ends epochs at a time; false when another one is at it.
+SELECT pg_try_advisory_lock(5502);
+
+-- name: unlock_epochs
+-- Lets others end epochs.
+SELECT pg_advisory_unlock(5502);
+
+-- name: move_keys
+-- Data keys into the partition of another epoch.
+WITH moved AS (
+    DELETE FROM data_keys WHERE epoch = $4 AND token = ANY (string_to_array($1, chr(31)))
+)
+INSERT INTO data_keys (token, account_id, wrapped, epoch)
+SELECT token, account_id, wrapped, $5
+FROM unnest(string_to_array($1, chr(31)), string_to_array($2, chr(31)), $3::bytea[]) AS m (token, account_id, wrapped);
+
+-- name: lock_sequencer
+-- One sequencer at a time; false when another one is at it.
+SELECT pg_try_advisory_xact_lock(5503);
+
+-- name: last_checkpoint
+-- The newest head: size and right edge.
+SELECT size, nodes FROM log_checkpoints ORDER BY size DESC LIMIT 1;
+
+-- name: pending_entries
+-- Rows of the access log that have no position yet, oldest first.
+SELECT l.* FROM (SELECT entry_id FROM log_pending ORDER BY entry_id LIMIT $1) AS p
+CROSS JOIN LATERAL (SELECT * FROM access_log WHERE id = p.entry_id OFFSET 0) AS l
+ORDER BY l.id;
+
+-- name: add_leaves
+-- Positions and hashes of entries, and the signed head over them.
+WITH given AS (
+    SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::bytea[]) AS g (position, entry_id, hash)
+), added AS (
+    INSERT INTO log_leaves (position, entry_id, hash) SELECT position, entry_id, hash FROM given
+), done AS (
+    DELETE FROM log_pending WHERE entry_id = ANY ($2::bigint[])
+)
+INSERT INTO log_checkpoints (size, nodes, event) VALUES ($4, $5, $6);
+
+-- name: unpublished_checkpoints
+-- Heads that Kafka has not acknowledged.
+SELECT size, event FROM log_checkpoints WHERE NOT published ORDER BY size LIMIT 100;
+
+-- name: checkpoints_published
+-- Heads that Kafka has acknowledged.
+UPDATE log_checkpoints SET published = true WHERE size = ANY ($1::bigint[]);
+
+-- name: log_entries
+-- Entries of the log in their order, from a position on, each with its ledger rows.
+SELECT f.position, l.*, (
+    SELECT json_agg(json_build_array(
+        d.ordinal, d.account_id, d.message_id, d.token, d.fields, d.legal_basis, d.instruction_digest, d.epoch, d.attempt
+    ) ORDER BY d.ordinal)
+    FROM disclosures d WHERE d.call_id = l.id
+) AS ledger
+FROM (SELECT * FROM log_leaves WHERE position >= $1 ORDER BY position LIMIT $2) AS f
+CROSS JOIN LATERAL (SELECT * FROM access_log WHERE id = f.entry_id OFFSET 0) AS l
+ORDER BY f.position;
+
+-- name: leaf_hashes
+-- Hashes of the first leaves, in their order.
+SELECT hash FROM log_leaves WHERE position < $1 ORDER BY position;
+
+-- name: breach_scope
+-- What a provider received between two times: persons, field sets, how often, when first and last; a page of them.
+SELECT d.account_id, d.token, bit_or(d.fields)::int AS fields, count(*) AS disclosures, min(c.at) AS first, max(c.at) AS last
+FROM (SELECT id, at FROM access_log WHERE provider = $1 AND at >= $2 AND at < $3) AS c
+CROSS JOIN LATERAL (SELECT account_id, token, fields FROM disclosures WHERE call_id = c.id OFFSET 0) AS d
+WHERE d.token > $4
+GROUP BY d.account_id, d.token
+ORDER BY d.token
+LIMIT $5;
+
+-- name: breach_totals
+-- How many persons a provider received between two times, and in how many disclosures.
+SELECT count(DISTINCT d.token) AS persons, count(*) AS disclosures, coalesce(bit_or(d.fields), 0)::int AS fields
+FROM (SELECT id FROM access_log WHERE provider = $1 AND at >= $2 AND at < $3) AS c
+CROSS JOIN LATERAL (SELECT token, fields FROM disclosures WHERE call_id = c.id OFFSET 0) AS d;
+
 -- name: list_unauthorised
--- The newest of them.
+-- The newest records without authority.
 SELECT topic, partition AS record_partition, record_offset, event_id, reason, seen_at
 FROM unauthorised ORDER BY seen_at DESC, record_offset DESC LIMIT $1;

@@ -1,141 +1,189 @@
-"""Seal: find or create recipients by address, and wrap the keys of their messages."""
+"""Seal: find or create persons by address, store their fields, and wrap the keys of their messages."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+import asyncpg
+
 from common.contracts.vault import SealAnswer, SealCall, SealItem
 from common.ids import new_recipient_token
 from common.kafka.consumer import RetryableError
 from vault import store
-from vault.domain import INTEGRITY_FAILED
+from vault.domain import FIELD_PLACES, FIELDS, INTEGRITY_FAILED, Refusal
 from vault.errors import item_problem
+from vault.formats import Given, normal_address, read_person
 from vault.keys.blobs import BlobError
 from vault.opening import report_broken
-from vault.store import ChangedFields, NewSubject, RecipientKey, StoredSubject
+from vault.scope import scoped
+from vault.store import ChangedFields, IdentityKey, NewSubject, StoredSubject
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from common.postgres.pool import Connection
+    from common.postgres.pool import Connection, Pool
     from vault.domain import Access
     from vault.keyring import Keyring
     from vault.keys.accounts import AccountKeys
     from vault.keys.subjects import SubjectKeys
 
 
-class Given(NamedTuple):
-    """What a call says of one recipient."""
-
-    address: str
-    name: str | None
-
-
-class Recipient(NamedTuple):
-    """A recipient of this call with its keys; `keys` is None when the stored row does not open."""
+class Person(NamedTuple):
+    """A person of this call with its keys; `keys` is None when the stored row does not open."""
 
     token: str
     keys: SubjectKeys | None
 
 
-Recipients = dict[RecipientKey, Recipient]
+Persons = dict[IdentityKey, Person]
 
 
-async def seal(call: SealCall, access: Access, connection: Connection, keyring: Keyring) -> list[SealAnswer]:
-    """Answer each item with its recipient's token and the capsule of its message key."""
-    accounts = await keyring.find_or_create(connection, {item.account_id for item in call.items})
-    places = [find_place(item, accounts) for item in call.items]
-    given = merge_recipients(call.items, places)
-    known = await store.find_subjects(connection, list(given))
-    recipients, changes = open_known(known, given, accounts)
-    if changes:
-        async with connection.transaction():
+async def seal(call: SealCall, access: Access, pool: Pool, keyring: Keyring) -> list[SealAnswer]:
+    """Answer each item with its person's token and the capsule of its message key."""
+    read = [read_person(item) for item in call.items]
+    account_ids = {item.account_id for item in call.items}
+    for _ in range(2):
+        found = await keyring.find_or_create(pool, account_ids)
+        accounts = {account_id: found.get(account_id) for account_id in account_ids}
+        try:
+            return await _seal(call.items, read, access, pool, accounts)
+        except asyncpg.CheckViolationError:  # another process has ended the epoch whose key this one still had
+            keyring.forget(())
+    raise RetryableError("the epoch changed twice while a batch was sealed")
+
+
+async def _seal(
+    items: Sequence[SealItem],
+    read: Sequence[Given | Refusal],
+    access: Access,
+    pool: Pool,
+    accounts: Mapping[str, AccountKeys | None],
+) -> list[SealAnswer]:
+    places = [_place(item, given, accounts) for item, given in zip(items, read, strict=True)]
+    given = merge_persons(read, places)
+    async with scoped(pool, accounts) as connection:
+        known = await store.find_subjects(connection, list(given)) if given else {}
+        persons, changes = open_known(known, given, accounts)
+        if changes:
             await store.update_fields(connection, changes)
-            recipients |= await _create(connection, given, recipients, accounts, access)
-    else:
-        recipients |= await _create(connection, given, recipients, accounts, access)
-    return [wrap(item, recipients[place]) for item, place in zip(call.items, places, strict=True)]
+        if len(persons) < len(given):
+            persons |= await _create(connection, given, persons, accounts)
+        answers = [_answer(item, place, persons) for item, place in zip(items, places, strict=True)]
+        answered = sum(answer.problem is None for answer in answers)
+        await store.log_access(connection, access, answered=answered)
+    return answers
 
 
-def find_place(item: SealItem, accounts: Mapping[str, AccountKeys]) -> RecipientKey:
-    """Return where an item's recipient is found."""
-    return RecipientKey(item.account_id, accounts[item.account_id].address_index(item.address))
+def _place(item: SealItem, given: Given | Refusal, accounts: Mapping[str, AccountKeys | None]) -> IdentityKey | Refusal:
+    if isinstance(given, Refusal):
+        return given
+    account = accounts[item.account_id]
+    if account is None:
+        return INTEGRITY_FAILED
+    return IdentityKey(item.account_id, account.index_of(given.kind, given.found_by, given.normal))
 
 
-def merge_recipients(items: Sequence[SealItem], places: Sequence[RecipientKey]) -> dict[RecipientKey, Given]:
-    """Return one recipient per place; of several items the last address counts, and the last name that was given."""
-    given: dict[RecipientKey, Given] = {}
-    for item, place in zip(items, places, strict=True):
+def merge_persons(read: Sequence[Given | Refusal], places: Sequence[IdentityKey | Refusal]) -> dict[IdentityKey, Given]:
+    """Return one person per place; of several items the last value of a field counts."""
+    given: dict[IdentityKey, Given] = {}
+    for one, place in zip(read, places, strict=True):
+        if isinstance(one, Refusal) or isinstance(place, Refusal):
+            continue
         before = given.get(place)
-        given[place] = Given(item.address, item.fields.get("name", before.name if before else None))
+        given[place] = one if before is None else one._replace(fields={**before.fields, **one.fields})
     return given
 
 
 def open_known(
-    known: Mapping[RecipientKey, StoredSubject],
-    given: Mapping[RecipientKey, Given],
-    accounts: Mapping[str, AccountKeys],
-) -> tuple[Recipients, list[ChangedFields]]:
-    """Return the recipients that exist, and the fields of which the call gives another value."""
-    recipients: Recipients = {}
+    known: Mapping[IdentityKey, StoredSubject],
+    given: Mapping[IdentityKey, Given],
+    accounts: Mapping[str, AccountKeys | None],
+) -> tuple[Persons, list[ChangedFields]]:
+    """Return the persons that exist, and the fields of which the call gives another value."""
+    persons: Persons = {}
     changes: list[ChangedFields] = []
     for place, subject in known.items():
+        account = accounts[place.account_id]
+        assert account is not None
         try:
-            keys = accounts[place.account_id].subject(subject.token, subject.epoch, subject.wrapped)
-            changes += changed_fields(keys, subject, given[place])
+            keys = account.subject(subject.token, subject.epoch, subject.wrapped)
+            if changed := changed_fields(account, keys, subject, given[place]):
+                changes.append(changed)
         except BlobError:
             report_broken(subject.token, "a key or field")
-            recipients[place] = Recipient(subject.token, None)
+            persons[place] = Person(subject.token, None)
         else:
-            recipients[place] = Recipient(subject.token, keys)
-    return recipients, changes
+            persons[place] = Person(subject.token, keys)
+    return persons, changes
 
 
-def changed_fields(keys: SubjectKeys, stored: StoredSubject, given: Given) -> list[ChangedFields]:
-    """Return the subject's new sealed values, if any differ from what is stored."""
-    address = name = None
-    if stored.address is None or keys.open_field("address", stored.address) != given.address:
-        address = keys.seal_field("address", given.address)
-    if given.name is not None and (stored.name is None or keys.open_field("name", stored.name) != given.name):
-        name = keys.seal_field("name", given.name)
-    return [ChangedFields(stored.token, address, name)] if address or name else []
+def changed_fields(
+    account: AccountKeys, keys: SubjectKeys, stored: StoredSubject, given: Given
+) -> ChangedFields | None:
+    """Return the person's new sealed values, if any differ from what is stored or it was not used today."""
+    blobs: dict[str, bytes] = {}
+    for name, value in given.fields.items():
+        blob = stored.fields[FIELD_PLACES[name]]
+        if blob is None or keys.open_field(name, blob) != value:
+            blobs[name] = keys.seal_field(name, value)
+    if not blobs and not stored.is_stale:
+        return None
+    phone_index = account.index_of(given.kind, "phone", given.fields["phone"]) if "phone" in blobs else None
+    return ChangedFields(stored.token, phone_index, tuple(map(blobs.get, FIELDS)))
 
 
 async def _create(
     connection: Connection,
-    given: Mapping[RecipientKey, Given],
-    known: Recipients,
-    accounts: Mapping[str, AccountKeys],
-    access: Access,
-) -> Recipients:
-    """Create the recipients that are not known; take those that somebody else created meanwhile as they are."""
-    recipients: Recipients = {}
+    given: Mapping[IdentityKey, Given],
+    known: Persons,
+    accounts: Mapping[str, AccountKeys | None],
+) -> Persons:
+    """Create the persons that are not known; take those that somebody else created meanwhile as they are."""
+    persons: Persons = {}
     rows: list[NewSubject] = []
     for place in sorted(given.keys() - known.keys()):
-        recipients[place], row = new_recipient(accounts[place.account_id], place, given[place])
+        account = accounts[place.account_id]
+        assert account is not None
+        persons[place], row = new_person(account, place, given[place])
         rows.append(row)
-    created = await store.create_subjects(connection, rows, access)
-    lost = [place for place, recipient in recipients.items() if recipient.token not in created]
+    created = await store.create_subjects(connection, rows)
+    lost = [place for place, person in persons.items() if person.token not in created]
     if lost:
         theirs, _ = open_known(await store.find_subjects(connection, lost), given, accounts)
         if theirs.keys() != set(lost):
-            raise RetryableError("a recipient was created and removed while it was sealed for")
-        recipients |= theirs
-    return recipients
+            raise RetryableError("a person was created and removed while it was sealed for")
+        persons |= theirs
+    return persons
 
 
-def new_recipient(account: AccountKeys, place: RecipientKey, given: Given) -> tuple[Recipient, NewSubject]:
-    """Return a new recipient with the row that stores it."""
+def new_person(account: AccountKeys, place: IdentityKey, given: Given) -> tuple[Person, NewSubject]:
+    """Return a new person with the row that stores it."""
     token = new_recipient_token()
     keys, wrapped = account.new_subject(token)
-    address = keys.seal_field("address", given.address)
-    name = None if given.name is None else keys.seal_field("name", given.name)
-    row = NewSubject(token, place.account_id, place.address_index, address, name, account.epoch, wrapped)
-    return Recipient(token, keys), row
+    fields = given.fields
+    phone_index = account.index_of(given.kind, "phone", fields["phone"]) if "phone" in fields else None
+    blobs = {name: keys.seal_field(name, value) for name, value in fields.items()}
+    row = NewSubject(
+        token,
+        place.account_id,
+        given.kind,
+        place.identity_index,
+        phone_index,
+        account.epoch,
+        wrapped,
+        tuple(map(blobs.get, FIELDS)),
+        account.suppression_of("email", normal_address(fields["address"])) if "address" in fields else None,
+        account.suppression_of("telephony", fields["phone"]) if "phone" in fields else None,
+    )
+    return Person(token, keys), row
 
 
-def wrap(item: SealItem, recipient: Recipient) -> SealAnswer:
-    """Return the answer to one item."""
-    if recipient.keys is None:
+def _answer(item: SealItem, place: IdentityKey | Refusal, persons: Persons) -> SealAnswer:
+    if isinstance(place, Refusal):
+        return SealAnswer(problem=item_problem(place))
+    person = persons[place]
+    if person.keys is None:
         return SealAnswer(problem=item_problem(INTEGRITY_FAILED))
-    return SealAnswer(token=recipient.token, capsule=recipient.keys.wrap_message_key(item.message_id, item.message_key))
+    if item.message_key is None:
+        return SealAnswer(token=person.token)
+    return SealAnswer(token=person.token, capsule=person.keys.wrap_message_key(item.message_id, item.message_key))

@@ -5,17 +5,29 @@ from common.events.envelope import Event, EventError, decode, encode
 from common.events.intake import MessageAdmitted
 from common.events.routing import ReceiptIssued
 from common.events.screening import VerdictReached
+from common.events.vault import CheckpointSigned, ErasureRecorded, WithdrawalRecorded
 
-EVENTS: tuple[type[Event], ...] = (MessageAdmitted, VerdictReached, ReceiptIssued, StandingChanged)
+EVENTS: tuple[type[Event], ...] = (
+    MessageAdmitted,
+    VerdictReached,
+    ReceiptIssued,
+    StandingChanged,
+    ErasureRecorded,
+    CheckpointSigned,
+    WithdrawalRecorded,
+)
 
 __all__ = [
     "EVENTS",
+    "CheckpointSigned",
+    "ErasureRecorded",
     "Event",
     "EventError",
     "MessageAdmitted",
     "ReceiptIssued",
     "StandingChanged",
     "VerdictReached",
+    "WithdrawalRecorded",
     "decode",
     "encode",
 ]

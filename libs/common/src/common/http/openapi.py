@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
 import yaml
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from fastapi.routing import APIRoute
     from pydantic import BaseModel
     from starlette.types import Lifespan
+
+    Body = type[BaseModel | msgspec.Struct]
 
 VERSION = "0.1.0"
 SCHEMAS = "#/components/schemas/{model}"
@@ -94,7 +97,7 @@ class Api:
     package: str
     description: str
     tags: Mapping[str, Tag]
-    bodies: tuple[type[BaseModel], ...] = ()
+    bodies: tuple[Body, ...] = ()
 
 
 def refuses(*refusals: Refusal) -> dict[int | str, dict[str, Any]]:
@@ -105,10 +108,16 @@ def refuses(*refusals: Refusal) -> dict[int | str, dict[str, Any]]:
     return {status: _response(status, by_status[status]) for status in sorted(by_status)}
 
 
-def body_of(model: type[BaseModel]) -> dict[str, Any]:
+def body_of(model: Body) -> dict[str, Any]:
     """Return the `openapi_extra` of a route that reads its JSON body by hand; the model stands in `Api.bodies`."""
     schema = {"$ref": SCHEMAS.format(model=model.__name__)}
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+def answers(model: Body) -> dict[int | str, dict[str, Any]]:
+    """Return the `responses` of a route that writes its JSON answer by hand; the model stands in `Api.bodies`."""
+    schema = {"$ref": SCHEMAS.format(model=model.__name__)}
+    return {200: {"description": "Successful Response", "content": {"application/json": {"schema": schema}}}}
 
 
 def described_app(api: Api, lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
@@ -191,10 +200,12 @@ def _document(app: FastAPI, api: Api) -> dict[str, Any]:
     return found
 
 
-def _schemas(models: Sequence[type[BaseModel]]) -> dict[str, Any]:
-    _, schemas = models_json_schema([(model, "validation") for model in models], ref_template=SCHEMAS)
-    definitions: dict[str, Any] = schemas["$defs"]
-    return definitions
+def _schemas(models: Sequence[Body]) -> dict[str, Any]:
+    structures = [model for model in models if issubclass(model, msgspec.Struct)]
+    others = [model for model in models if not issubclass(model, msgspec.Struct)]
+    _, schemas = models_json_schema([(model, "validation") for model in others], ref_template=SCHEMAS)
+    _, components = msgspec.json.schema_components(structures, ref_template=SCHEMAS.replace("model", "name"))
+    return {**schemas["$defs"], **components}
 
 
 def _complete(operation: dict[str, Any], tag: Tag, example: Mapping[str, Any]) -> None:

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, TypeVar
 
 import httpx
-from pydantic import BaseModel
+import msgspec
 
 from common.contracts.vault import (
     DiscloseAnswer,
@@ -38,7 +38,7 @@ _TIMEOUT = httpx.Timeout(10.0, connect=2.0)
 _LIMITS = httpx.Limits(max_connections=8, max_keepalive_connections=8, keepalive_expiry=30.0)
 _FORBIDDEN = (401, 403)
 
-T = TypeVar("T", bound=BaseModel)
+T = TypeVar("T", bound=msgspec.Struct)
 
 
 class VaultUnavailableError(RetryableError):
@@ -85,16 +85,16 @@ class VaultClient:
             )
         except httpx.TransportError as error:
             raise VaultUnavailableError(f"{path}: {type(error).__name__}") from error
-        return UnsettledAnswers.model_validate_json(_checked(path, response)).items
+        return msgspec.json.decode(_checked(path, response), type=UnsettledAnswers).items
 
-    async def _post(self, path: str, call: BaseModel, answers: type[T]) -> T:
+    async def _post(self, path: str, call: msgspec.Struct, answers: type[T]) -> T:
         headers = {"content-type": "application/json", **self._issuer.headers(AUDIENCE)}
         spans = self._tracer.call(f"POST {path}", {"http.request.method": "POST", "url.path": path})
         if spans:
             headers[CONTEXTS_HEADER] = contexts_header(spans)
         started, status = time.monotonic(), "cancelled"
         try:
-            response = await self._http.post(path, content=call.__pydantic_serializer__.to_json(call), headers=headers)
+            response = await self._http.post(path, content=msgspec.json.encode(call), headers=headers)
             status = str(response.status_code)
         except httpx.TransportError as error:
             status = type(error).__name__
@@ -102,7 +102,7 @@ class VaultClient:
         finally:
             self._durations.record(time.monotonic() - started, "POST", path, status)
             end_all(spans, None if status == "200" else status)
-        return answers.model_validate_json(_checked(path, response))
+        return msgspec.json.decode(_checked(path, response), type=answers)
 
 
 def _checked(path: str, response: httpx.Response) -> bytes:

@@ -44,11 +44,16 @@ from common.times import parse_rfc3339
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-Purpose = Literal["instruction", "verdict", "receipt"]
+Purpose = Literal["instruction", "verdict", "receipt", "vault"]
 Statement = dict[str, Any]
 
 PURPOSES: tuple[Purpose, ...] = ("instruction", "verdict", "receipt")
-TIME_FIELDS: Mapping[Purpose, str] = {"instruction": "admitted_at", "verdict": "screened_at", "receipt": "occurred_at"}
+TIME_FIELDS: Mapping[Purpose, str] = {
+    "instruction": "admitted_at",
+    "verdict": "screened_at",
+    "receipt": "occurred_at",
+    "vault": "at",
+}
 """Where a statement says when it was made."""
 TERMS_FILE = "keys.json"
 LOOK_EVERY_SECONDS = 1.0

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from common.contracts.vault import OpenCall, OpenItem
     from common.kafka.records import Record
+    from common.outbox.relay import StoredRecord
     from common.testing.admitted import Admitted
 
 
@@ -29,6 +30,9 @@ class FakePublisher:
             self.failing -= 1
             raise PublishError(f"Kafka did not acknowledge {len(records)} records: fake")
         self.records += records
+
+    def committed(self, records: Iterable[StoredRecord]) -> None:
+        self.records += [stored.record for stored in records]
 
     def take(self) -> list[Record]:
         taken, self.records = self.records, []

@@ -80,6 +80,7 @@ def _common(layout: Layout, state: StackState, passwords: Passwords, service: st
         settings["JOURNAL_FILE"] = str(layout.journals / f"{process_name(service, instance)}.journal")
     if service == "vault":
         settings["ROOT_KEY_FILE"] = str(credentials.root_key(layout))
+        settings["KEYS_DIR"] = str(layout.secrets / "vault-keys")
     return settings
 
 

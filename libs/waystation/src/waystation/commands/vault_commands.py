@@ -1,0 +1,95 @@
+"""`waystation vault ...`: what a data protection officer and an auditor do with the vault, as the operator."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from waystation.errors import CommandError
+from waystation.operator import ServiceClient
+from waystation.output import HomeOption, JsonFlag, Output, table
+from waystation.proof.access_log import verify_log
+from waystation.stack import Stack
+
+ENTRIES_AT_ONCE = 1000
+app = typer.Typer(help="Personal data: erasure, breach scope, the access log.", no_args_is_help=True)
+app.command("verify-log")(verify_log)
+
+AccountOption = Annotated[str, typer.Option("--account", help="The account's id.")]
+TokenOption = Annotated[str | None, typer.Option("--token", help="The person's token.")]
+AddressOption = Annotated[str | None, typer.Option("--address", help="The person's e-mail address.")]
+PhoneOption = Annotated[str | None, typer.Option("--phone", help="The person's phone number.")]
+
+
+def person(account: str, token: str | None, address: str | None, phone: str | None) -> dict[str, Any]:
+    """Return how the vault is asked for a person; raise CommandError when nothing names one."""
+    given = {"token": token, "address": address, "phone": phone}
+    named = {name: value for name, value in given.items() if value is not None}
+    if len(named) != 1:
+        raise CommandError("nobody is named, or more than once", "give one of --token, --address, --phone")
+    return {"account_id": account, **named}
+
+
+@app.command()
+def erase(
+    account: AccountOption,
+    *,
+    token: TokenOption = None,
+    address: AddressOption = None,
+    phone: PhoneOption = None,
+    reason: Annotated[str, typer.Option(help="A code that the receipt will carry.")] = "request-of-person",
+    home: HomeOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Erase a person: key, fields and look-ups at once, every older copy with the end of the epoch."""
+    body = {"purpose": "data-protection", "reason": reason, "items": [person(account, token, address, phone)]}
+    with ServiceClient(Stack.open(home)) as client:
+        (answer,) = client.post("vault", "/v1/erase:batch", body)["items"]
+    if "problem" in answer:
+        raise CommandError(answer["problem"]["detail"], "look the person up with another address, phone or token")
+    Output(as_json).show(answer, lambda: f"erased at {answer['erased_at']}: {', '.join(answer['tokens'])}")
+
+
+@app.command("end-epoch")
+def end_epoch(home: HomeOption = None, as_json: JsonFlag = False) -> None:
+    """End the epoch now: what was erased is unreadable in every backup, replica and log from then on."""
+    with ServiceClient(Stack.open(home)) as client:
+        answer = client.post("vault", "/v1/epochs")
+    Output(as_json).show(answer, lambda: f"epoch {answer['epoch']} has begun; the keys of all before are destroyed")
+
+
+@app.command("export-log")
+def export_log(
+    file: Annotated[Path, typer.Argument(help="Where to write, one JSON document a line.")],
+    home: HomeOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Write the access log with its ledger rows, for `verify-log`; tokens and ids, no personal data."""
+    written = 0
+    with ServiceClient(Stack.open(home)) as client, file.open("w", encoding="utf-8") as target:
+        while items := client.get("vault", "/v1/log", {"start": written, "limit": ENTRIES_AT_ONCE})["items"]:
+            target.writelines(json.dumps(item, ensure_ascii=False) + "\n" for item in items)
+            written += len(items)
+    Output(as_json).show({"entries": written, "file": str(file)}, lambda: f"{written} entries in {file}")
+
+
+@app.command("breach-scope")
+def breach_scope(
+    provider: Annotated[str, typer.Option("--provider", help="The provider, as the register names it.")],
+    since: Annotated[str, typer.Option("--from", help="RFC 3339, for example 2026-11-22T00:00:00Z.")],
+    until: Annotated[str, typer.Option("--to", help="RFC 3339; not included.")],
+    home: HomeOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Say which fields of whom a provider received between two times, with the number of disclosures."""
+    asked = {"provider": provider, "since": since, "until": until}
+    with ServiceClient(Stack.open(home)) as client:
+        answer = client.get("vault", "/v1/breach-scope", asked)
+    rows = [
+        (one["account_id"], one["recipient_token"], ", ".join(one["fields"]), one["disclosures"])
+        for one in answer["items"]
+    ]
+    Output(as_json).show(answer, lambda: table(("account", "person", "fields", "disclosures"), rows))

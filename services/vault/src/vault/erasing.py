@@ -1,0 +1,106 @@
+"""Erasure: told to the ledger outside the database first, then gone in one transaction."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from common.contracts.vault_duties import EraseAnswer, EraseCall
+from common.events.envelope import encode
+from common.events.vault import ErasureRecorded
+from common.times import now, parse_rfc3339, rfc3339
+from vault import store
+from vault.domain import ERASED, UNKNOWN_RECIPIENT
+from vault.errors import item_problem
+from vault.finding import find_tokens
+from vault.scope import EVERY_ACCOUNT, scoped
+from vault.store import Erasure
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from common.kafka.records import Record
+    from common.postgres.pool import Pool
+    from vault.domain import Access
+    from vault.keyring import Keyring
+
+_AT_ONCE = 1000
+
+
+class RecordPublisher(Protocol):
+    """Kafka, as far as erasure needs it."""
+
+    async def publish(self, records: Sequence[Record], /) -> None:
+        """Write all records and wait for the acknowledgement, or raise."""
+
+
+class Eraser:
+    """Erases persons by token or address; the batch's work behind `POST /v1/erase:batch`."""
+
+    def __init__(self, publisher: RecordPublisher) -> None:
+        self._publisher = publisher
+
+    async def erase(self, call: EraseCall, access: Access, pool: Pool, keyring: Keyring) -> list[EraseAnswer]:
+        """Answer each item with the tokens erased; from the answer on they are 410 everywhere.
+
+        The event goes out before the transaction ends: should the database be lost in between, or put back to earlier,
+        the restore gate finds the erasure in Kafka and repeats it.
+        """
+        account_ids = {item.account_id for item in call.items}
+        wanted = await find_tokens(call.items, pool, keyring)
+        tokens = sorted({token for found in wanted for token in found})
+        moment = now()
+        async with scoped(pool, account_ids) as connection:
+            persons = await store.lock_persons(connection, tokens) if tokens else {}
+            erasures = [
+                Erasure(token, account, moment, call.reason, access.caller, keyring.epoch)
+                for token, account in persons.items()
+            ]
+            if erasures:
+                await self._publisher.publish([encode(_event(one)) for one in erasures])
+                await store.erase_persons(connection, erasures)
+            gone = await store.erased_tokens(connection, [token for token in tokens if token not in persons])
+            await store.log_access(connection, access, answered=sum(map(bool, wanted)), touched=sorted(persons))
+        when = rfc3339(moment)
+        return [_answer(found, set(persons), gone, when) for found in wanted]
+
+
+def _answer(found: Sequence[str], erased: set[str], gone: set[str], when: str) -> EraseAnswer:
+    now_erased = [token for token in found if token in erased]
+    if now_erased:
+        return EraseAnswer(tokens=now_erased, erased_at=when)
+    return EraseAnswer(problem=item_problem(ERASED if any(token in gone for token in found) else UNKNOWN_RECIPIENT))
+
+
+def _event(erasure: Erasure) -> ErasureRecorded:
+    return ErasureRecorded(
+        recipient_token=erasure.token,
+        account_id=erasure.account_id,
+        erased_at=rfc3339(erasure.erased_at),
+        reason=erasure.reason,
+        asked_by=erasure.asked_by,
+        epoch=erasure.epoch,
+    )
+
+
+async def replay(events: Sequence[ErasureRecorded], pool: Pool) -> int:
+    """Repeat erasures that this database does not know, as after a restore; return how many there were."""
+    repeated = 0
+    for start in range(0, len(events), _AT_ONCE):
+        erasures = {
+            event.recipient_token: Erasure(
+                event.recipient_token,
+                event.account_id,
+                parse_rfc3339(event.erased_at),
+                event.reason,
+                event.asked_by,
+                event.epoch,
+            )
+            for event in events[start : start + _AT_ONCE]
+        }
+        async with scoped(pool, EVERY_ACCOUNT) as connection:
+            known = await store.erased_tokens(connection, list(erasures))
+            missing = [one for token, one in erasures.items() if token not in known]
+            if missing:
+                await store.lock_persons(connection, [one.token for one in missing])
+                repeated += len(await store.erase_persons(connection, missing))
+    return repeated

@@ -1,0 +1,61 @@
+"""Finding persons for an operator's duties: by token, or by address or phone through the blind indexes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from common.contracts.vault_duties import FindAnswer, FindCall, PersonItem
+from vault import store
+from vault.domain import UNKNOWN_RECIPIENT, Refusal
+from vault.errors import item_problem
+from vault.formats import mail_address, normal_address, phone_number
+from vault.scope import scoped
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from common.postgres.pool import Pool
+    from vault.domain import Access
+    from vault.keyring import Keyring
+    from vault.keys.accounts import AccountKeys
+
+_NO_INDEX = bytes(16)
+
+
+async def find(call: FindCall, access: Access, pool: Pool, keyring: Keyring) -> list[FindAnswer]:
+    """Answer each item with the tokens of the persons that have this address or phone."""
+    wanted = await find_tokens(call.items, pool, keyring)
+    answered = sum(map(bool, wanted))
+    async with scoped(pool, {item.account_id for item in call.items}) as connection:
+        await store.log_access(connection, access, answered=answered, touched=sorted({t for f in wanted for t in f}))
+    unknown = FindAnswer(problem=item_problem(UNKNOWN_RECIPIENT))
+    return [FindAnswer(tokens=found) if found else unknown for found in wanted]
+
+
+async def find_tokens(items: Sequence[PersonItem], pool: Pool, keyring: Keyring) -> list[list[str]]:
+    """Return the tokens that each item names: its own, or those of the persons with its address or phone."""
+    found: list[list[str]] = [[item.token] if item.token is not None else [] for item in items]
+    by_address = [number for number, item in enumerate(items) if item.token is None]
+    if not by_address:
+        return found
+    account_ids = {items[number].account_id for number in by_address}
+    async with scoped(pool, account_ids) as connection:
+        accounts = await keyring.load(connection, account_ids)
+        wanted = {number: index for number in by_address if (index := _indexes(items[number], accounts)) is not None}
+        places = list(wanted)
+        if places:
+            for place, token in await store.find_tokens(connection, list(wanted.values())):
+                found[places[place]].append(token)
+    return found
+
+
+def _indexes(item: PersonItem, accounts: dict[str, AccountKeys]) -> tuple[str, bytes, bytes | None] | None:
+    account = accounts.get(item.account_id)
+    if account is None:
+        return None
+    if item.address is not None and not isinstance(mail_address(item.address), Refusal):
+        return item.account_id, account.index_of(item.kind, "address", normal_address(item.address)), None
+    if item.phone is not None and isinstance(number := phone_number(item.phone), str):
+        index = account.index_of(item.kind, "phone", number)
+        return item.account_id, index, index
+    return None

@@ -1,0 +1,34 @@
+"""A transaction that sees the accounts it named, and nothing of others: row-level security holds it to that."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from common.http.problems import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable
+
+    from common.postgres.pool import Connection, Pool
+
+EVERY_ACCOUNT = ("*",)
+_SEPARATOR = "\x1f"
+
+
+@asynccontextmanager
+async def scoped(pool: Pool, account_ids: Iterable[str]) -> AsyncIterator[Connection]:
+    """Begin a transaction for some accounts, in one round trip; commit at the end, roll back after an exception."""
+    text = _SEPARATOR.join(account_ids)
+    if "\x00" in text:
+        raise Problem(422, "invalid-field", "account_id: a text holds a NUL character", field="account_id")
+    begin = "BEGIN; SET LOCAL enable_nestloop = off; SET LOCAL vault.accounts = '" + text.replace("'", "''") + "'"
+    async with pool.acquire() as connection:
+        await connection.execute(begin)
+        try:
+            yield connection
+        except BaseException:
+            if not connection.is_closed():
+                await connection.execute("ROLLBACK")
+            raise
+        await connection.execute("COMMIT")
