@@ -23,8 +23,8 @@ STAGE_1_SHARES = {
 }
 """Share of a source's rows that the first stage reads; 1 where not named."""
 STAGE_2_SHARES = {
-    "davidson": 0.15, "edos": 0.25, "paradetox": 0.25, "clinc150": 0.5, "banking77": 0.5, "enron_spam": 0.3,
-    "spamassassin": 0.35, "hatemojibuild": 0.6, "tg_spam": 0.5,
+    "davidson": 0.12, "edos": 0.2, "paradetox": 0.2, "clinc150": 0.4, "banking77": 0.4, "enron_spam": 0.22,
+    "spamassassin": 0.3, "hatemojibuild": 0.5, "tg_spam": 0.4,
 }  # fmt: skip
 POSITIVE_WEIGHTS = dict(zip(HEADS, (1.5, 1.0, 3.0, 3.0, 4.0, 4.0, 6.0, 6.0, 2.5, 1.5), strict=True))
 
