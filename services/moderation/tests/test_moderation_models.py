@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moderation.models import HEADS, ModelBank, ModelFileError
-from moderation.models.features import CHARACTERS_MAX, Hasher
-from moderation.models.linear import LinearModel
+from moderation.models.features import Hasher
+from moderation.models.linear import TEXT_CHARACTERS_MAX, LinearModel, lines_of
 from moderation.models.thresholds import THRESHOLDS_FILE, TOOLS, read_thresholds
 from moderation.models.weights import WEIGHTS
 from moderation.models.wordpiece import WordPiece, plain_letters
@@ -146,22 +146,61 @@ def test_plain_cases_are_caught_and_business_is_not(bank, text, head):
     assert bad.by_head[head] >= limit > good.by_head[head]
 
 
-def test_features_of_a_text_are_the_same_beside_other_texts():
+def own(rows, spans, place):
+    begin, end = spans[place]
+    return rows[begin:end].tolist()
+
+
+def test_features_of_a_line_are_the_same_beside_other_lines():
     hasher = Hasher()
     alone = hasher.read(["pay the fee now"])
-    beside = hasher.read(["something else", "pay the fee now", "more"])
-    words = beside.words[beside.word_starts[1] : beside.word_starts[2]]
-    runs = beside.runs[beside.run_starts[1] : beside.run_starts[2]]
-    assert words.tolist() == alone.words.tolist()
-    assert runs.tolist() == alone.runs.tolist()
+    beside = hasher.read(["something else", "pay the fee now", "", "mère"])
+    assert own(beside.words, beside.word_spans, 1) == own(alone.words, alone.word_spans, 0)
+    assert own(beside.runs, beside.run_spans, 1) == own(alone.runs, alone.run_spans, 0)
+
+
+def test_a_line_has_its_words_and_the_pairs_between_them():
+    read = Hasher().read(["pay the fee", "", "now"])
+    assert [end - begin for begin, end in read.word_spans] == [5, 0, 1]
+
+
+def plain_model(table):
+    return LinearModel(table, np.ones(11, np.float32), np.zeros(11, np.float32))
+
+
+@pytest.fixture(scope="module")
+def table():
+    return np.random.default_rng(3).integers(-127, 128, (1 << 17, 11)).astype(np.int8)
+
+
+def test_a_line_that_came_before_adds_exactly_what_it_did(table):
+    model = plain_model(table)
+    campaign = [f"good day,\n\nyour order {number} is on its way.\nkind regards" for number in range(40)]
+    fresh = [plain_model(table).logits([text])[0] for text in campaign]
+    for _ in range(3):
+        assert np.array_equal(model.logits(campaign), fresh)
+
+
+def test_lines_are_forgotten_before_they_are_too_many(table):
+    model = plain_model(table)
+    many = ["\n".join(f"{letter}{number}" for number in range(400)) for letter in "abcdefghijklmnopqrstuvwxyz"]
+    fresh = plain_model(table).logits(many)
+    for _ in range(4):
+        assert np.array_equal(np.concatenate([model.logits([text]) for text in many]), fresh)
+
+
+def test_the_heaviest_feature_over_and_over_stays_a_whole_number():
+    model = plain_model(np.full((1 << 17, 11), 127, np.int8))
+    found = model.logits(["a" * 10_000, "x", "👩" * 3_000])
+    assert np.isfinite(found).all()
+    assert (found > 0).all()
 
 
 def test_of_a_long_text_beginning_and_end_are_read():
-    model = LinearModel(np.ones((1 << 17, 1), np.float32), np.zeros(1, np.float32))
-    assert np.isfinite(model.logits(["word " * CHARACTERS_MAX])).all()
-    hasher = Hasher()
-    end = hasher.read(["last words"]).words[0]
-    assert end in hasher.read(["first " * CHARACTERS_MAX + " last words"]).words
+    long = "first " * TEXT_CHARACTERS_MAX
+    assert lines_of(f"{long} last words")[0].startswith("first first")
+    assert lines_of(f"{long} last words")[-1].endswith(" last words")
+    assert lines_of("one\n\ntwo") == ["one", "", "two"]
 
 
 def test_words_are_cut_into_the_longest_pieces():

@@ -8,7 +8,7 @@ import numpy as np
 from scipy import optimize, sparse
 
 from moderation.models.features import CHARACTER_BITS, WORD_BITS, Hasher
-from moderation.models.wordpiece import plain_letters
+from moderation.models.linear import PASS_CHARACTERS, letters_of, lines_of, passes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,15 +23,14 @@ STEPS = 90
 
 def matrix(texts: Sequence[str]) -> sparse.csr_matrix:
     """Return [texts, rows]: how often each feature occurs over the root of how many there are of its kind."""
-    hasher = Hasher()
+    hasher = Hasher(PASS_CHARACTERS)
     parts = []
     for text in texts:
-        read = hasher.read([plain_letters(text)])
-        row = np.concatenate((read.words, read.runs))
-        value = np.concatenate(
-            [np.full(len(kind), 1 / max(len(kind), 1) ** 0.5, np.float32) for kind in (read.words, read.runs)]
-        )
-        parts.append((row, value))
+        read = [hasher.read(lines) for lines in passes(letters_of(lines_of(text)))]
+        words = np.concatenate([_own(some.words, some.word_spans) for some in read])
+        runs = np.concatenate([_own(some.runs, some.run_spans) for some in read])
+        value = np.concatenate([np.full(len(kind), 1 / max(len(kind), 1) ** 0.5, np.float32) for kind in (words, runs)])
+        parts.append((np.concatenate((words, runs + (1 << WORD_BITS))).astype(np.int32), value))
     starts = np.concatenate(([0], np.cumsum([len(row) for row, _ in parts])))
     table = sparse.csr_matrix(
         (np.concatenate([value for _, value in parts]), np.concatenate([row for row, _ in parts]), starts),
@@ -39,6 +38,10 @@ def matrix(texts: Sequence[str]) -> sparse.csr_matrix:
     )
     table.sum_duplicates()
     return table
+
+
+def _own(rows: NDArray[np.int64], spans: NDArray[np.intp]) -> NDArray[np.int64]:
+    return np.concatenate([rows[begin:end] for begin, end in spans])
 
 
 def fit(

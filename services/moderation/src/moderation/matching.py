@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 Backend = Literal["hyperscan", "re2"]
 
+_UNANCHORED = re2._re2.RE2.Anchor.UNANCHORED  # noqa: SLF001  see PatternBank
 _RE2_MEMORY_BYTES = 64 * 1024 * 1024
 
 
@@ -141,6 +142,8 @@ class PatternBank:
         """Compile; raise PatternError for the first pattern that is not valid."""
         expanded = [expand_spaces(pattern) for pattern in patterns]
         self._located = [_compile(index, pattern) for index, pattern in enumerate(expanded)]
+        # What `search` asks; without its Python around it half the cost.
+        self._engines = [located._regexp for located in self._located]  # noqa: SLF001
         self.size = len(expanded)
         self.backend = backend or preferred_backend()
         self._index: _Index | None = None
@@ -176,8 +179,8 @@ class PatternBank:
 
     def locate(self, pattern: int, data: bytes) -> Hit | None:
         """Return where a pattern occurs first."""
-        match = self._located[pattern].search(data)
-        return None if match is None else Hit(pattern, *match.span())
+        (start, end), *_ = self._engines[pattern].Match(_UNANCHORED, data, 0, len(data))
+        return None if start < 0 else Hit(pattern, start, end)
 
     def locate_all(self, pattern: int, data: bytes, hits_max: int) -> list[Hit]:
         """Return the first places where a pattern occurs, at most `hits_max`."""

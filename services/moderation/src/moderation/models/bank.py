@@ -55,13 +55,12 @@ class ModelBank:
 
         A text's scores do not depend on the others in the batch.
         """
-        read = [restored(shortened(text)) for text in texts]
-        logits = self._linear.logits(read)
+        logits = self._linear.logits(texts)
         columns = logits[:, : len(HEADS)]
         scores = self._calibration.of_linear(columns)
         chosen = self._chosen(scores, logits)
         if self._encoder is not None and len(chosen):
-            second = self._encoder.logits([read[number] for number in chosen])
+            second = self._encoder.logits([restored(shortened(texts[number])) for number in chosen])
             scores[chosen] = self._calibration.of_both(columns[chosen], second)
         deep = set(chosen.tolist())
         return [

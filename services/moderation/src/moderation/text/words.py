@@ -14,7 +14,7 @@ import re2
 from moderation.text.offsets import Edit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 DISGUISES_MAX = 4_000
 LETTERS_APART_MAX = 20_000
@@ -213,8 +213,35 @@ def restored(text: str) -> str:
     if not text.isascii():
         decomposed = unicodedata.normalize("NFD", text)
         text = "".join(character for character in decomposed if not 0x300 <= ord(character) <= 0x36F)
-    known = lexicon()
-    return _RESTORABLE.sub(lambda match: match[0] if match[0] in known else _unswapped(match[0], known), text)
+    return "\n".join(swapped_back(text.split("\n")))
+
+
+def swapped_back(lines: Sequence[str]) -> list[str]:
+    """Return lines in lower case with swapped letters put right where that makes a word."""
+    tokens = [line.split(" ") for line in lines]
+    unknown = set().union(*tokens) - lexicon()
+    found = {token: read for token in unknown if (read := _restored_token(token)) != token}
+    if not found:
+        return list(lines)
+    return [
+        line if found.keys().isdisjoint(of_line) else " ".join([found.get(token, token) for token in of_line])
+        for line, of_line in zip(lines, tokens, strict=True)
+    ]
+
+
+@lru_cache(maxsize=1 << 15)
+def _restored_token(token: str) -> str:
+    known, shuffled = lexicon(), _letters_of_words()
+    for word in _RESTORABLE.findall(token):
+        if word not in known and "".join(sorted(word)) in shuffled:
+            token = token.replace(word, _unswapped(word, known), 1)
+    return token
+
+
+@cache
+def _letters_of_words() -> frozenset[str]:
+    """Return the letters of each known word in alphabetical order: most unknown words are no word's letters at all."""
+    return frozenset("".join(sorted(word)) for word in lexicon() if 4 <= len(word) <= 15)
 
 
 def _unswapped(word: str, known: frozenset[str]) -> str:
