@@ -9,7 +9,7 @@ from httpx import ConnectError
 
 from common.events import MessageAdmitted
 from common.http.health import consumer_check
-from common.kafka.consumer import RETRYABLE, Subscription
+from common.kafka.consumer import FETCH_WAIT_MS, RETRYABLE, Subscription
 from common.kafka.publisher import PublishError
 
 
@@ -48,13 +48,16 @@ async def test_a_record_the_client_cannot_decode_makes_its_group_not_ready_inste
             fetched.append(timeout_ms)
             raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
 
+        async def stop(self):
+            """Nothing to stop."""
+
     subscription = Subscription(
         MessageAdmitted, "some.group", handler=None, publisher=None, instance="i", backoff_seconds_max=0.01
     )
     subscription._subscriber = SimpleNamespace(consumer=Consumer())
-    subscription.guard_fetches()
-    subscription.guard_fetches()
+    subscription._adapt()
+    subscription._adapt()
     with pytest.raises(UnicodeDecodeError):
         await subscription._subscriber.consumer.getmany(timeout_ms=10)
-    assert fetched == [10]
+    assert fetched == [FETCH_WAIT_MS]
     assert "UnicodeDecodeError" in await consumer_check(subscription)()

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 from aiokafka import ConsumerRecord, TopicPartition
+from aiokafka.errors import KafkaError
 
 from common.events import StandingChanged, encode
 from common.kafka.consumer import ConsumerHealth, RetryableError, Subscription, _Drain
@@ -19,11 +20,21 @@ class FakeConsumer:
     def __init__(self, *partitions):
         self.places = {TopicPartition(TOPIC, partition) for partition in partitions}
         self.commits, self.seeks = [], {}
+        self.refuses, self.stopped = 0, False
+
+    async def getmany(self):
+        return {}
+
+    async def stop(self):
+        self.stopped = True
 
     def assignment(self):
         return self.places
 
     async def commit(self, offsets):
+        if self.refuses:
+            self.refuses -= 1
+            raise KafkaError
         self.commits.append({place.partition: offset for place, offset in offsets.items()})
 
     def seek(self, place, offset):
@@ -80,25 +91,69 @@ def subscription(consumer, handler):
 
 async def test_the_offset_behind_the_last_record_of_each_partition_is_committed():
     consumer, handler = FakeConsumer(0, 1), Remembering()
-    await subscription(consumer, handler)._consume([record(0, 4), record(0, 5), record(1, 9)])
+    subject = subscription(consumer, handler)
+    await subject._consume([record(0, 4), record(0, 5), record(1, 9)])
+    await subject.commit()
     assert (handler.revisions, consumer.commits) == ([4, 5, 9], [{0: 6, 1: 10}])
+
+
+async def test_batches_of_half_a_second_are_committed_together():
+    consumer = FakeConsumer(0, 1)
+    subject = subscription(consumer, Remembering())
+    for offset in (4, 5, 6):
+        await subject._consume([record(0, offset), record(1, 2 * offset)])
+    assert consumer.commits == []
+    await subject._committing
+    assert consumer.commits == [{0: 7, 1: 13}]
+
+
+async def test_offsets_that_kafka_does_not_take_are_committed_later():
+    consumer = FakeConsumer(0)
+    consumer.refuses = 1
+    subject = subscription(consumer, Remembering())
+    await subject._consume([record(0, 4)])
+    assert not await subject.commit()
+    await subject._consume([record(0, 5)])
+    await subject._committing
+    assert consumer.commits == [{0: 6}]
+
+
+async def test_a_consumer_that_stops_commits_first():
+    consumer = FakeConsumer(0)
+    subject = subscription(consumer, Remembering())
+    subject._assigned()
+    await subject._consume([record(0, 4)])
+    await consumer.stop()
+    assert (consumer.commits, consumer.stopped) == ([{0: 5}], True)
+
+
+async def test_partitions_are_given_back_with_their_offsets():
+    consumer = FakeConsumer(0)
+    subject = subscription(consumer, Remembering())
+    await subject._consume([record(0, 4)])
+    drain = _Drain(subject._in_hand, subject.health, assigned=subject._assigned, commit=subject.commit)
+    await drain.on_partitions_revoked({TopicPartition(TOPIC, 0)})
+    assert consumer.commits == [{0: 5}]
 
 
 async def test_records_of_a_partition_that_was_taken_away_are_left_to_its_new_owner():
     consumer, handler = FakeConsumer(1), Remembering()
-    await subscription(consumer, handler)._consume([record(0, 4), record(1, 9)])
+    subject = subscription(consumer, handler)
+    await subject._consume([record(0, 4), record(1, 9)])
+    await subject.commit()
     assert (handler.revisions, consumer.commits) == ([9], [{1: 10}])
 
 
 async def test_nothing_is_handled_between_a_revocation_and_the_next_assignment():
     consumer, handler = FakeConsumer(0), Remembering()
     subject = subscription(consumer, handler)
-    drain = _Drain(subject._in_hand, subject.health, assigned=lambda: None)
+    drain = _Drain(subject._in_hand, subject.health, assigned=lambda: None, commit=subject.commit)
     await drain.on_partitions_revoked({TopicPartition(TOPIC, 0)})
     await subject._consume([record(0, 4)])
     assert (handler.revisions, consumer.commits) == ([], [])
     await drain.on_partitions_assigned({TopicPartition(TOPIC, 0)})
     await subject._consume([record(0, 4)])
+    await subject.commit()
     assert (handler.revisions, consumer.commits) == ([4], [{0: 5}])
 
 

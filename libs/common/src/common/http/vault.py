@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import httpx
 import msgspec
+from httpx_aiohttp import HttpxAiohttpClient
 
 from common.contracts.vault import (
     DiscloseAnswer,
@@ -58,7 +59,7 @@ class VaultClient:
         self._issuer = issuer
         self._tracer = tracer
         self._durations = (measures or Measures()).durations(HTTP_CLIENT_DURATION)
-        self._http = httpx.AsyncClient(base_url=url, timeout=_TIMEOUT, limits=_LIMITS, trust_env=False)
+        self._http = HttpxAiohttpClient(base_url=url, timeout=_TIMEOUT, limits=_LIMITS, trust_env=False)
 
     async def close(self) -> None:
         """Close the connections."""

@@ -42,7 +42,7 @@ from common.telemetry.tracing import OFF, OpenSpan, Tracer, is_sampled
 from common.times import now, rfc3339
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from aiokafka import ConsumerRecord
     from faststream.kafka.subscriber.usecase import LogicSubscriber
@@ -55,7 +55,11 @@ HEARTBEAT_MS = 2_000
 BACKOFF_SECONDS_FIRST = 0.25
 BACKOFF_SECONDS_MAX = 5.0
 DEAD_LETTERS_PER_MINUTE_MAX = 20
+COMMIT_SECONDS = 0.5
+"""Offsets of what was handled are committed this much later, once for all batches of that time."""
+FETCH_WAIT_MS = 500
 _DRAIN_SECONDS_MAX = 8.0
+_COMMIT_SECONDS_MAX = 5.0
 
 log = logging.getLogger(__name__)
 
@@ -107,17 +111,24 @@ class BatchHandler(Protocol[E]):
 class _Drain(ConsumerRebalanceListener):  # type: ignore[misc]
     """Lets a rebalance take partitions away only between two batches."""
 
-    def __init__(self, in_hand: asyncio.Lock, health: ConsumerHealth, assigned: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        in_hand: asyncio.Lock,
+        health: ConsumerHealth,
+        assigned: Callable[[], None],
+        commit: Callable[[], Awaitable[object]],
+    ) -> None:
         self._in_hand = in_hand
         self._health = health
         self._assigned = assigned
+        self._commit = commit
 
     async def on_partitions_revoked(self, revoked: object) -> None:
         del revoked
         self._health.assigned = False
         try:
             async with asyncio.timeout(_DRAIN_SECONDS_MAX), self._in_hand:
-                pass
+                await self._commit()
         except TimeoutError:
             log.warning("a batch of %s outlasted the rebalance; it will be delivered again", self._health.group)
 
@@ -163,6 +174,9 @@ class Subscription(Generic[E]):
     _recent_bugs: dict[tuple[int, int], float] = field(default_factory=dict, init=False)
     _subscriber: LogicSubscriber[Any] | None = field(default=None, init=False)
     _handled_to: dict[TopicPartition, int] = field(default_factory=dict, init=False)
+    _uncommitted: dict[TopicPartition, int] = field(default_factory=dict, init=False)
+    _committing: asyncio.Task[None] | None = field(default=None, init=False)
+    _adapted: object = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self.health = ConsumerHealth(self.group, self.event.TOPIC)
@@ -178,7 +192,7 @@ class Subscription(Generic[E]):
             batch_timeout_ms=10,
             auto_offset_reset="earliest",
             ack_policy=AckPolicy.MANUAL,
-            listener=_Drain(self._in_hand, self.health, self._assigned),
+            listener=_Drain(self._in_hand, self.health, self._assigned, self.commit),
             session_timeout_ms=SESSION_TIMEOUT_MS,
             heartbeat_interval_ms=HEARTBEAT_MS,
             max_partition_fetch_bytes=2 * 1024 * 1024,
@@ -221,31 +235,39 @@ class Subscription(Generic[E]):
 
     def _assigned(self) -> None:
         self._handled_to.clear()
+        self._uncommitted.clear()
         if not self._in_hand.locked():
             self.health.forget()
-        self.guard_fetches()
+        self._adapt()
 
-    def guard_fetches(self) -> None:
-        """Make a record that the client cannot even decode (a header name that is no UTF-8) show: not ready, not hot.
+    def _adapt(self) -> None:
+        """Wait for records where the framework asks a hundred times a second, and commit before the consumer stops.
 
-        The framework would repeat the fetch thousands of times a second and look healthy. The runbook tells how an
-        operator takes the record away.
+        A record that the client cannot even decode (a header name that is no UTF-8) shows: not ready, not hot. The
+        framework would repeat the fetch thousands of times a second and look healthy. The runbook tells how an operator
+        takes the record away.
         """
         consumer = self._consumer
-        fetch = consumer.getmany
-        if getattr(fetch, "guarded", False):
+        if self._adapted is consumer:
             return
+        self._adapted = consumer
+        fetch, stop = consumer.getmany, consumer.stop
 
-        async def guarded(*partitions: TopicPartition, **options: Any) -> Any:
+        async def getmany(*partitions: TopicPartition, **options: Any) -> Any:
             try:
-                return await fetch(*partitions, **options)
+                return await fetch(*partitions, **options | {"timeout_ms": FETCH_WAIT_MS})
             except UnicodeDecodeError as error:
                 self._note_failure(error)
                 await asyncio.sleep(self.backoff_seconds_max)
                 raise
 
-        guarded.guarded = True  # type: ignore[attr-defined]
-        consumer.getmany = guarded
+        async def commit_and_stop() -> None:
+            if self._committing is not None:
+                self._committing.cancel()
+            await self.commit()
+            await stop()
+
+        consumer.getmany, consumer.stop = getmany, commit_and_stop
 
     async def _consume(self, records: Sequence[ConsumerRecord]) -> None:
         started = time.monotonic()
@@ -254,7 +276,7 @@ class Subscription(Generic[E]):
                 records = self._still_ours(records)
                 self.health.begin(records)
                 await self._handle(records)
-                await self._commit(records)
+                self._handled(records)
         except RETRYABLE as error:
             self._note_failure(error)
             self._measure(started, type(error).__name__)
@@ -356,14 +378,34 @@ class Subscription(Generic[E]):
         # A record without key and value cannot be appended to a batch: the empty key stands for none.
         return Record(dlq_name(record.topic, self.group), record.key or b"", record.value, headers)
 
-    async def _commit(self, records: Sequence[ConsumerRecord]) -> None:
-        offsets: dict[TopicPartition, int] = {}
+    def _handled(self, records: Sequence[ConsumerRecord]) -> None:
+        """Note how far this copy has come; the offsets follow within COMMIT_SECONDS."""
         for record in records:
             place = TopicPartition(record.topic, record.partition)
-            offsets[place] = max(offsets.get(place, 0), record.offset + 1)
-        if offsets:
-            await self._consumer.commit(offsets)
-            self._handled_to |= offsets
+            self._handled_to[place] = self._uncommitted[place] = record.offset + 1
+        if self._uncommitted and self._committing is None:
+            self._committing = asyncio.create_task(self._commit_later())
+
+    async def _commit_later(self) -> None:
+        pause_seconds = COMMIT_SECONDS
+        while self._uncommitted:
+            await asyncio.sleep(pause_seconds)
+            pause_seconds = COMMIT_SECONDS if await self.commit() else min(2 * pause_seconds, self.backoff_seconds_max)
+        self._committing = None
+
+    async def commit(self) -> bool:
+        """Commit the offsets of what was handled; say whether Kafka took them: if not, they stay to be committed."""
+        offsets = self._uncommitted.copy()
+        if not offsets:
+            return True
+        try:
+            async with asyncio.timeout(_COMMIT_SECONDS_MAX):
+                await self._consumer.commit(offsets)
+        except RETRYABLE as error:
+            log.warning("offsets of group %s are not committed yet: %s", self.group, type(error).__name__)
+            return False
+        self._uncommitted = {place: to for place, to in self._uncommitted.items() if to != offsets.get(place)}
+        return True
 
     def _rewind(self, records: Sequence[ConsumerRecord]) -> None:
         earliest: dict[TopicPartition, int] = {}

@@ -1,12 +1,13 @@
 """Publishes what stands in the outbox: at once from memory, and by sweeping what a crash left (rule `sweep`).
 
-A row is deleted only after Kafka acknowledged it (rule `deleteAfterAck`). Publishing twice is harmless: ids are derived
-from what events tell, and every consumer drops what it has seen.
+A row is deleted only after Kafka acknowledged it (rule `deleteAfterAck`), together with those of the same half second.
+Publishing twice is harmless: ids are derived from what events tell, and every consumer drops what it has seen.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import deque
@@ -28,6 +29,7 @@ RECORDS_MAX = 1000
 SWEEP_SECONDS = 2.0
 ORPHAN_SECONDS = 5.0
 MEMORY_RECORDS_MAX = 20_000
+DELETE_SECONDS = 0.5
 _BACKOFF_SECONDS_MAX = 5.0
 
 _SWEEP = """
@@ -70,6 +72,7 @@ class OutboxRelay:
         self._memory: deque[StoredRecord] = deque()
         self._in_memory: set[int] = set()
         self._undeleted: list[int] = []
+        self._delete_at = 0.0
         self._wake = asyncio.Event()
         self._stopping = False
         self._task: asyncio.Task[None] | None = None
@@ -77,7 +80,7 @@ class OutboxRelay:
     @property
     def pending(self) -> int:
         """How many rows are committed and not yet acknowledged, as far as this process knows."""
-        return len(self._in_memory)
+        return len(self._memory)
 
     def start(self) -> None:
         """Begin relaying in the background."""
@@ -124,13 +127,15 @@ class OutboxRelay:
                 await asyncio.sleep(min(0.1 * 2 ** min(failures, 8), _BACKOFF_SECONDS_MAX))
             else:
                 await self._pause(started + cycle_seconds_after(relayed, self._cycle_seconds, RECORDS_MAX))
+        with contextlib.suppress(*RETRYABLE):
+            await self._delete()
 
     async def _pause(self, until: float) -> None:
         """Wait for records, then for what else comes within a cycle."""
         if not self._memory:
             self._wake.clear()
             try:
-                async with asyncio.timeout(SWEEP_SECONDS):
+                async with asyncio.timeout(DELETE_SECONDS if self._undeleted else SWEEP_SECONDS):
                     await self._wake.wait()
             except TimeoutError:
                 return
@@ -140,7 +145,7 @@ class OutboxRelay:
 
     async def _relay(self) -> int:
         """Publish what is in memory, up to a batch; return how many records that were."""
-        if self._undeleted:
+        if self._undeleted and time.monotonic() >= self._delete_at:
             await self._delete()
         if not self._memory:
             return 0
@@ -148,11 +153,14 @@ class OutboxRelay:
         await self._publisher.publish([stored.record for stored in batch])
         for _ in batch:
             self._memory.popleft()
+        if not self._undeleted:
+            self._delete_at = time.monotonic() + DELETE_SECONDS
         self._undeleted += [stored.id for stored in batch]
-        await self._delete()
         return len(batch)
 
     async def _delete(self) -> None:
+        if not self._undeleted:
+            return
         await self._pool.execute(_DELETE, self._undeleted)
         self._in_memory.difference_update(self._undeleted)
         self._undeleted.clear()
