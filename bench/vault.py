@@ -14,6 +14,7 @@ import argparse
 import asyncio
 import base64
 import json
+import math
 import os
 import platform
 import signal
@@ -46,12 +47,13 @@ from common.security.tokens import TokenIssuer, TokenVerifier
 from common.testing.fakes import FakePublisher
 from vault import store
 from vault.api import vault_routes
-from vault.domain import Processor
+from vault.domain import ITEMS_PER_SECOND, Processor
 from vault.gate import Gate
 from vault.keyring import Keyring
 from vault.keys.epochs import KeyFolder
 from vault.keys.root import RootKey
 from vault.operator_api import operator_routes
+from vault.rates import Rates
 from waystation.stack import Stack
 
 if TYPE_CHECKING:
@@ -82,7 +84,7 @@ def vault_app(settings: dict[str, Any]) -> FastAPI:
         await store.replace_processors(pool, [PROCESSOR])
         keyring = Keyring(KeyFolder(Path(settings["folder"]), RootKey(bytes(32))), 10_000)
         await keyring.start(pool)
-        gate = Gate(verifier, pool)
+        gate = Gate(verifier, pool, Rates(dict.fromkeys(ITEMS_PER_SECOND, math.inf)))
         app.include_router(vault_routes(gate, pool, keyring, FakePublisher(), FakePublisher()))
         app.include_router(operator_routes(gate, pool, keyring, Signer("vault", private["operator"])))
         yield

@@ -41,6 +41,7 @@ from vault.handlers import on_receipt_issued
 from vault.keyring import Keyring
 from vault.keys.epochs import KeyFolder
 from vault.keys.root import RootKey
+from vault.rates import Rates
 from vault.scope import EVERY_ACCOUNT, scoped
 from waystation.stack import Stack
 from waystation.stack.credentials import SUPERUSER
@@ -91,7 +92,7 @@ def application(pool, keyring, publisher):
     app = FastAPI()
     install_problem_handlers(app)
     verifier = TokenVerifier("vault", {name: key.public_key() for name, key in KEYS.items()})
-    app.include_router(vault_routes(Gate(verifier, pool), pool, keyring, publisher, publisher))
+    app.include_router(vault_routes(Gate(verifier, pool, Rates()), pool, keyring, publisher, publisher))
     return app
 
 

@@ -13,6 +13,7 @@ from common.security.tokens import TokenIssuer, TokenVerifier
 from vault.api import BODY_BYTES_MAX, vault_routes
 from vault.gate import Gate
 from vault.openapi import described
+from vault.rates import Rates
 
 PRINCIPALS = ("ingestion", "moderation", "routing", "enforcement", "operator")
 KEYS = {name: Ed25519PrivateKey.generate() for name in PRINCIPALS}
@@ -69,17 +70,17 @@ class FakeKeyring:
             return dict.fromkeys(account_ids)
 
 
-def door(pool):
+def door(pool, rates):
     app = described()
     verifier = TokenVerifier("vault", {name: key.public_key() for name, key in KEYS.items()})
-    app.include_router(vault_routes(Gate(verifier, pool), pool, FakeKeyring(), None, None))
+    app.include_router(vault_routes(Gate(verifier, pool, rates), pool, FakeKeyring(), None, None))
     return app
 
 
-async def ask(pool, operation, caller, body, audience="vault"):
+async def ask(pool, operation, caller, body, audience="vault", rates=None):
     headers = TokenIssuer(caller, KEYS[caller]).headers(audience) if caller else {}
     content = body if isinstance(body, bytes | str) else json.dumps(body)
-    transport = httpx.ASGITransport(door(pool))
+    transport = httpx.ASGITransport(door(pool, rates or Rates()))
     async with httpx.AsyncClient(transport=transport, base_url="http://vault") as http:
         return await http.post(f"/v1/{operation}:batch", content=content, headers=headers)
 
@@ -204,7 +205,7 @@ async def test_an_outage_says_when_to_ask_again():
 
 
 def test_the_openapi_document_shows_the_calls_and_their_limits():
-    document = door(FakePool()).openapi()
+    document = door(FakePool(), Rates()).openapi()
     body = document["paths"]["/v1/seal:batch"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert body == {"$ref": "#/components/schemas/SealCall"}
     schemas = document["components"]["schemas"]
@@ -212,3 +213,15 @@ def test_the_openapi_document_shows_the_calls_and_their_limits():
     assert schemas["SealItem"]["properties"]["message_id"]["maxLength"] == 100
     answer = document["paths"]["/v1/disclose:batch"]["post"]["responses"]["200"]["content"]["application/json"]
     assert answer["schema"] == {"$ref": "#/components/schemas/DiscloseAnswers"}
+
+
+async def test_who_asks_too_fast_is_told_the_limit_and_when_to_ask_again():
+    pool, rates = FakePool(outage=asyncpg.CannotConnectNowError()), Rates({"screening": 0.1, "review": 0.1})
+    assert (await ask(pool, "open", "moderation", BODIES["open"], rates=rates)).status_code == 503
+    answer = await ask(pool, "open", "moderation", BODIES["open"], rates=rates)
+    problem = answer.json()
+    assert (answer.status_code, answer.headers["retry-after"]) == (429, "5")
+    assert problem["type"].endswith("too-fast")
+    assert "moderation" in problem["detail"]
+    review = {**BODIES["open"], "purpose": "review", "case_id": "case-1"}
+    assert (await ask(pool, "open", "moderation", review, rates=rates)).status_code == 503

@@ -49,7 +49,7 @@ from vault import store
 from vault.disclosing import disclose
 from vault.domain import PURPOSES_OF_A_CASE, Access
 from vault.erasing import Eraser
-from vault.errors import BODY_TOO_LARGE, CLOSED, NOT_ALLOWED
+from vault.errors import BODY_TOO_LARGE, CLOSED, NOT_ALLOWED, TOO_FAST
 from vault.finding import find
 from vault.opening import open_capsules
 from vault.scope import EVERY_ACCOUNT, scoped
@@ -85,6 +85,7 @@ _REFUSALS = (
     BODY_TOO_LARGE,
     INVALID_FIELD,
     UNKNOWN_FIELD,
+    TOO_FAST,
     UNAVAILABLE,
     CLOSED,
 )

@@ -22,6 +22,7 @@ from common.telemetry.process import Telemetry
 from vault import store
 from vault.accesslog import Sequencer
 from vault.api import vault_routes
+from vault.domain import ITEMS_PER_SECOND
 from vault.epochs import keep_epochs
 from vault.gate import Gate
 from vault.handlers import on_receipt_issued
@@ -31,6 +32,7 @@ from vault.loops import Loops
 from vault.openapi import described
 from vault.operator_api import operator_routes
 from vault.processors import read_processors
+from vault.rates import Rates
 from vault.restoring import RestoreGate
 from vault.roots import EitherRoot, RootSettings, find_root, refuse_file_in_production
 
@@ -93,7 +95,8 @@ def create_app(settings: VaultSettings) -> FastAPI:
             telemetry.watch_pool(pool)
             telemetry.watch_unauthorised(pool)
             telemetry.watch_group("spending", spending)
-            gate = Gate(verifier, pool, restore.closed)
+            rates = Rates({**ITEMS_PER_SECOND, **{str(one): rate for one, rate in settings.items_per_second.items()}})
+            gate = Gate(verifier, pool, rates, restore.closed)
             app.include_router(vault_routes(gate, pool, keyring, publisher, relay))
             app.include_router(operator_routes(gate, pool, keyring, signer))
             app.include_router(health_routes(_checks(pool, spending, restore)))

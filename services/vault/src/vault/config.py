@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from pydantic import SecretStr
+from pydantic import Field, PositiveFloat, SecretStr
 from pydantic_settings import SettingsConfigDict
 
 from common.config import ReadableFile, ServiceSettings
+
+Purpose = Literal["intake", "screening", "delivery", "inbox", "review", "case", "legal-basis", "data-protection"]
 
 
 class VaultSettings(ServiceSettings):
@@ -30,3 +33,4 @@ class VaultSettings(ServiceSettings):
     processors_file: ReadableFile
     epoch_hours: float = 24.0
     accounts_cached_max: int = 10_000
+    items_per_second: Mapping[Purpose, PositiveFloat] = Field(default_factory=dict)

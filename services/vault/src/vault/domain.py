@@ -43,6 +43,19 @@ CALLERS: Mapping[tuple[str, str], frozenset[str | None]] = MappingProxyType(
     }
 )
 PURPOSES = frozenset(purpose for purposes in CALLERS.values() for purpose in purposes)
+# How many items a second one caller may ask for, by purpose: machines as fast as the road may ever be, people less.
+ITEMS_PER_SECOND: Mapping[str, float] = MappingProxyType(
+    {
+        "intake": 20_000,
+        "screening": 20_000,
+        "delivery": 20_000,
+        "inbox": 500,
+        "review": 50,
+        "case": 50,
+        "legal-basis": 1000,
+        "data-protection": 1000,
+    }
+)
 PURPOSES_OF_A_CASE = frozenset({"review", "case"})
 PURPOSES_OF_PEOPLE = PURPOSES_OF_A_CASE | {"inbox"}
 

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 NOT_ALLOWED = Answer(403, "not-allowed", "the caller table of the vault has no such row; the attempt was logged")
 BODY_TOO_LARGE = Answer(413, "body-too-large", "the body is larger than 4,194,304 bytes (4 MiB)")
-
-
+TOO_FAST = Answer(
+    429, "too-fast", "the caller asks for more items a second than `limit` for this purpose; ask again later"
+)
 CLOSED = Answer(503, "closed", "erasures are being repeated after a start or a restore; ask again")
 NO_SUCH_ERASURE = Answer(404, "no-such-erasure", "nobody with this token was erased")
 NO_SUCH_ENTRY = Answer(404, "no-such-entry", "the log has no such entry, or no tree of that size")
@@ -39,6 +40,13 @@ def forbidden(caller: str, operation: str, purpose: str | None) -> Problem:
     """The caller table has no such row."""
     wanted = operation if purpose is None else f"{operation} for purpose {purpose}"
     return Problem(403, "not-allowed", f"{caller} may not {wanted}; the caller table is in the vault's README")
+
+
+def too_fast(caller: str, purpose: str, items_per_second: float, wait_seconds: int) -> Problem:
+    """The caller has asked for too much of a purpose."""
+    detail = f"{caller} asks for more than {items_per_second:,g} items a second for purpose {purpose}"
+    told = f"{detail}; ask again in {wait_seconds} s, or raise VAULT_ITEMS_PER_SECOND"
+    return Problem(429, "too-fast", told, limit=int(items_per_second), retry_after_seconds=wait_seconds)
 
 
 def item_problem(refusal: Refusal) -> dict[str, Any]:

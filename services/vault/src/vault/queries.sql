@@ -281,13 +281,17 @@ SELECT token, account_id, flags FROM subjects WHERE token = ANY ($1::text[]);
 -- Disclosures since a moment whose messages are not known to be handed over, the last of each: what a caller that lost
 -- its memory may have begun.
 SELECT d.message_id, max(d.epoch) AS epoch, max(d.attempt) AS attempt
-FROM disclosures d
-JOIN access_log l ON l.id = d.call_id
-WHERE l.at >= $1 AND l.caller = $2
-    AND NOT EXISTS (
-        SELECT FROM instructions i
-        WHERE i.account_id = d.account_id AND i.message_id = d.message_id AND i.spent_at IS NOT NULL
-    )
+FROM (
+    SELECT id FROM access_log WHERE provider = ANY (ARRAY(SELECT name FROM processors)) AND at >= $1 AND caller = $2
+) AS c
+CROSS JOIN LATERAL (SELECT * FROM disclosures WHERE call_id = c.id OFFSET 0) AS d
+CROSS JOIN LATERAL (
+    SELECT NOT EXISTS (
+        SELECT FROM instructions
+        WHERE account_id = d.account_id AND message_id = d.message_id AND spent_at IS NOT NULL
+    ) AS is_open OFFSET 0
+) AS s
+WHERE s.is_open
 GROUP BY d.message_id
 ORDER BY d.message_id;
 
@@ -295,7 +299,7 @@ ORDER BY d.message_id;
 -- What is known of instructions that were refused.
 SELECT i.account_id, i.message_id, i.epoch, i.spent_at, i.spent_call || '.' || i.spent_ordinal AS entry, l.at
 FROM instructions i
-LEFT JOIN access_log l ON l.id = i.spent_call
+LEFT JOIN LATERAL (SELECT at FROM access_log WHERE id = i.spent_call OFFSET 0) AS l ON true
 WHERE i.account_id = ANY ($1::text[]) AND i.message_id = ANY ($2::text[]);
 
 -- name: spend
@@ -335,8 +339,11 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10);
 SELECT d.*, l.at, l.provider, l.purpose, l.caller,
     CASE WHEN i.spent_call = d.call_id AND i.spent_ordinal = d.ordinal THEN i.spent_at END AS acknowledged_at
 FROM disclosures d
-JOIN access_log l ON l.id = d.call_id
-LEFT JOIN instructions i USING (account_id, message_id)
+CROSS JOIN LATERAL (SELECT at, provider, purpose, caller FROM access_log WHERE id = d.call_id OFFSET 0) AS l
+LEFT JOIN LATERAL (
+    SELECT spent_at, spent_call, spent_ordinal FROM instructions
+    WHERE account_id = d.account_id AND message_id = d.message_id OFFSET 0
+) AS i ON true
 WHERE d.message_id = $1
 ORDER BY d.call_id, d.ordinal
 LIMIT $2;

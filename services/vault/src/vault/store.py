@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from common.contracts.vault import Unsettled
 from common.http.problems import Problem
@@ -148,7 +148,7 @@ class Unauthorised(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class LedgerRow:
-    """One disclosure, without personal data."""
+    """One disclosure, without personal data. `hand_over`: the provider acknowledged it, or it may have happened."""
 
     id: str
     asked_at: datetime
@@ -164,6 +164,7 @@ class LedgerRow:
     attempt: int
     caller: str
     acknowledged_at: datetime | None
+    hand_over: Literal["acknowledged", "may-have-happened"]
 
 
 async def living_epochs(connection: Connection) -> list[int]:
@@ -419,6 +420,7 @@ async def disclosures_of_message(connection: Connection, message_id: str) -> lis
             attempt=row["attempt"],
             caller=row["caller"],
             acknowledged_at=row["acknowledged_at"],
+            hand_over="may-have-happened" if row["acknowledged_at"] is None else "acknowledged",
         )
         for row in rows
     ]
