@@ -46,7 +46,7 @@ from common.http.openapi import (
 from common.http.problems import Problem
 from common.http.unauthorised import ListedMax, UnauthorisedRecords, unauthorised_records
 from vault import store
-from vault.disclosing import disclose
+from vault.coalescing import Discloser
 from vault.domain import PURPOSES_OF_A_CASE, Access
 from vault.erasing import Eraser
 from vault.errors import BODY_TOO_LARGE, CLOSED, NOT_ALLOWED, TOO_FAST
@@ -153,7 +153,7 @@ def vault_routes(gate: Gate, pool: Pool, keyring: Keyring, publisher: RecordPubl
 
     batch_route("seal", Batch(SealCall, SealAnswers, seal))
     batch_route("open", Batch(OpenCall, OpenAnswers, open_capsules))
-    batch_route("disclose", Batch(DiscloseCall, DiscloseAnswers, disclose))
+    batch_route("disclose", Batch(DiscloseCall, DiscloseAnswers, Discloser().disclose))
 
     batch_route("find", Batch(FindCall, FindAnswers, find))
     batch_route("erase", Batch(EraseCall, EraseAnswers, Eraser(publisher).erase))
