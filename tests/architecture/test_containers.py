@@ -123,7 +123,7 @@ def test_the_operators_share_serves_as_a_stacks_folder(dealt):
     assert credentials.ensure_passwords(share) == credentials.ensure_passwords(Layout(dealt / "all"))
     assert credentials.identity_key(share, credentials.OPERATOR).is_file()
     assert not (share.secrets / "vault-root.key").exists()
-    assert not (share.secrets / "signing").exists()
+    assert [path.name for path in (share.secrets / "signing").iterdir()] == ["policy.pem"]
 
 
 def test_the_topics_job_applies_the_checkouts_topics_and_the_database_job_has_all_migrations():

@@ -12,6 +12,7 @@ import pytest
 from common.events import (
     EVENTS,
     MessageAdmitted,
+    PolicyStated,
     ReceiptIssued,
     StandingChanged,
     VerdictReached,
@@ -21,7 +22,7 @@ from common.events import (
 from common.events.envelope import traceparent_of
 from common.events.intake import VerifiedInstruction
 from common.events.routing import Receipt
-from common.events.screening import VerifiedVerdict
+from common.events.screening import VerifiedPolicyState, VerifiedVerdict
 from common.kafka.topics import load_registry
 from common.security.signing import TrustedKeys
 from waystation import contracts
@@ -141,6 +142,17 @@ def test_examples_of_receipts_are_genuinely_signed():
             signed = decoded(event, path).receipt
             assert receipts.verify(signed)
             assert Receipt.model_validate(signed.statement).statement() == signed.statement
+
+
+def test_examples_of_policies_are_genuinely_signed_and_the_highest_revision_holds():
+    keys = TrustedKeys.from_folder("policy", KEYS), TrustedKeys.from_folder("verdict", KEYS)
+    found = [decoded(event, path) for event, path in EXAMPLES if event is PolicyStated]
+    states = sorted((VerifiedPolicyState.verify(one.state, *keys).state for one in found), key=lambda one: one.revision)
+    assert [(one.status, one.decided_by) for one in states] == [
+        ("shadow", "person"),
+        ("active", "person"),
+        ("rolled-back", "machine"),
+    ]
 
 
 def test_the_standing_with_the_higher_revision_holds():

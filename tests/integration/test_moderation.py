@@ -352,7 +352,7 @@ async def operator(pool, policy):
     verifier = TokenVerifier("moderation", {name: key.public_key() for name, key in keys.items()})
     app = FastAPI()
     install_problem_handlers(app)
-    app.include_router(operator_routes(pool, policy, verifier))
+    app.include_router(operator_routes(pool, Screener(policy), verifier))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://moderation") as client:
 
         def ask(path, principal="operator"):

@@ -16,7 +16,8 @@ from waystation.proof.documents import UncheckableError
 CHECKOUT = Path(__file__).parents[3]
 VECTORS = CHECKOUT / "docs" / "vectors"
 EXAMPLES = sorted((CHECKOUT / "contracts").glob("*/examples/*.json"))
-SIGNED = [path for path in EXAMPLES if not {"enforcement", "vault"} & {path.parts[-3].partition(".")[0]}]
+_JUDGED = ("intake.message.", "screening.verdict.", "routing.receipt.")
+SIGNED = [path for path in EXAMPLES if path.parts[-3].startswith(_JUDGED)]
 PROVED = (VECTORS / "handed-over.json").read_text("utf-8")
 
 

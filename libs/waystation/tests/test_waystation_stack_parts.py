@@ -141,6 +141,7 @@ def test_passwords_and_keys_are_made_once_and_private(layout):
         "verdict/moderation.pem",
         "receipt/routing.pem",
         "vault/vault.pem",
+        "policy/operator.pem",
     }
 
 

@@ -6,7 +6,7 @@ import os
 
 import typer
 
-from waystation import accounts, complaints, doubt, kafka_tools, ledger, screening, send, trace
+from waystation import accounts, complaints, doubt, kafka_tools, ledger, policies, screening, send, trace
 from waystation.commands import (
     backup_commands,
     dlq_commands,
@@ -45,7 +45,7 @@ app.add_typer(doubt.app, name="doubt")
 app.add_typer(accounts.app, name="accounts")
 app.command()(send.send)
 app.command(context_settings=screening.PASSED_ON)(screening.screen)
-app.command(context_settings=screening.PASSED_ON)(screening.policy)
+app.add_typer(policies.app, name="policy")
 app.command(context_settings=screening.PASSED_ON)(screening.replay)
 app.add_typer(keys_commands.app, name="keys")
 app.add_typer(topics_commands.app, name="topics")

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from common.postgres.pool import Pool
     from common.security.tokens import TokenVerifier
     from moderation.policy.document import Rule
-    from moderation.policy.reading import Policy
+    from moderation.screening import Screener
 
 UNKNOWN_MESSAGE = Refusal(404, "unknown-message", "there is no verdict on this message")
 
@@ -64,7 +64,7 @@ class PolicyInForce(BaseModel):
     rules: list[RuleInForce]
 
 
-def operator_routes(pool: Pool, policy: Policy, verifier: TokenVerifier) -> APIRouter:
+def operator_routes(pool: Pool, screener: Screener, verifier: TokenVerifier) -> APIRouter:
     """Return the routes of the principal `operator`."""
     router = APIRouter(prefix="/v1", tags=["operator"], dependencies=[Depends(operator_only(verifier))])
 
@@ -85,6 +85,7 @@ def operator_routes(pool: Pool, policy: Policy, verifier: TokenVerifier) -> APIR
     @router.get("/policy", responses=refuses(*OPERATORS))
     async def get_policy() -> PolicyInForce:
         """Return the policy's name and its rules, without patterns and examples."""
+        policy = screener.policy
         rules = [_rule_in_force(rule) for rule in policy.document.rules]
         return PolicyInForce(policy=policy.name, engine=ENGINE, rules=rules)
 

@@ -7,27 +7,47 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from common.events.intake import MessageAdmitted
-from common.http.health import consumer_check, health_routes, postgres_check
+from common.events.screening import PolicyStated
+from common.http.health import Check, consumer_check, health_routes, postgres_check
 from common.http.observed import observe
 from common.http.server import stop_process
 from common.http.vault import VaultClient
 from common.kafka.consumer import Subscription, kafka_broker
 from common.kafka.publisher import Publisher
+from common.kafka.reading import read_places
+from common.kafka.table import TableReader
 from common.postgres.pool import connect_pool
 from common.postgres.recovery import recover
 from common.security.signing import Signer, TrustedKeys
 from common.security.tokens import TokenIssuer, TokenVerifier
-from common.telemetry.metrics import VERDICTS
+from common.telemetry.measuring import Point
+from common.telemetry.metrics import (
+    POLICIES_REFUSED,
+    POLICY_IN_FORCE,
+    REPLAYS,
+    RULE_EFFECTS,
+    SHADOW_DIFFERENCES,
+    VERDICTS,
+)
 from common.telemetry.process import Telemetry
+from common.times import now
 from moderation.api import operator_routes
 from moderation.examples import require_examples
 from moderation.handlers import on_message_admitted
 from moderation.models import ModelBank
 from moderation.models.weights import WEIGHTS
 from moderation.openapi import described
+from moderation.policies import Policies, PolicyKeys, until
 from moderation.policy.reading import read_policy
+from moderation.policy_api import policy_routes
+from moderation.recent import RecentMessages
 from moderation.recovery import VerdictsAgain
+from moderation.remembering import RememberedScores
+from moderation.replay_api import replay_routes
+from moderation.replays import Replays
 from moderation.screening import Screener
+from moderation.store import PolicyShelf, ReplayShelf
+from moderation.watching import Watch
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -40,6 +60,7 @@ if TYPE_CHECKING:
 SERVICE = "moderation"
 GROUP = "moderation.screening"
 CONNECTIONS_MAX = 4
+POLICIES_OLD_SECONDS = 10.0
 
 
 def create_app(settings: ModerationSettings) -> FastAPI:
@@ -52,7 +73,7 @@ def create_app(settings: ModerationSettings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            await _start(app, settings, Screener(policy, models), telemetry, stack)
+            await _start(app, settings, Screener(policy, RememberedScores(models)), telemetry, stack)
             yield
 
     return observe(described(lifespan), telemetry)
@@ -72,16 +93,40 @@ async def _start(
     issuer = TokenIssuer.from_file(SERVICE, settings.identity_key_file)
     vault = VaultClient(settings.vault_url, issuer, tracer=tracer, measures=measures)
     stack.push_async_callback(vault.close)
-    subscription = _subscription(settings, screener, pool, publisher, vault, telemetry=telemetry)
+    signer = Signer.from_file("verdict", settings.signing_key_file, settings.trusted_keys_dir)
+    policies = _policies(settings, screener, PolicyShelf(pool), telemetry)
+    watch = Watch(
+        policies,
+        screener,
+        RecentMessages(),
+        publisher=publisher,
+        signer=signer,
+        effects=measures.counts(RULE_EFFECTS),
+        differences=measures.counts(SHADOW_DIFFERENCES),
+        mail_server=settings.mail_server,
+    )
+    subscription = _subscription(
+        settings, screener, pool, publisher, vault, signer=signer, watch=watch, telemetry=telemetry
+    )
     broker = kafka_broker(settings.kafka, client_id=settings.instance)
     subscription.attach(broker)
     telemetry.watch_pool(pool)
     telemetry.watch_unauthorised(pool)
     telemetry.watch_group("screening", subscription)
-    checks = {"postgres": postgres_check(pool), "screening": consumer_check(subscription)}
+    stated = TableReader(
+        settings.kafka, PolicyStated, policies.on_policy_stated, client_id=f"{settings.instance}.policies"
+    )
+    checks = {
+        "postgres": postgres_check(pool),
+        "screening": consumer_check(subscription),
+        "policies": _following(stated),
+    }
     app.include_router(health_routes(checks))
     verifier = TokenVerifier.from_folder(SERVICE, settings.trusted_keys_dir)
-    app.include_router(operator_routes(pool, screener.policy, verifier))
+    app.include_router(operator_routes(pool, screener, verifier))
+    app.include_router(policy_routes(policies, PolicyShelf(pool), watch, publisher, verifier))
+    replays = _replays(settings, screener, policies, pool, vault, telemetry)
+    app.include_router(replay_routes(replays, verifier))
     trusted = settings.trusted_keys_dir
     again = VerdictsAgain(
         pool,
@@ -91,8 +136,63 @@ async def _start(
         settings.instance,
     )
     await recover(pool, again)
+    await PolicyShelf(pool).keep_policy(screener.policy, now())
+    await _follow(policies, stated, stack)
+    replays.start()
+    stack.push_async_callback(replays.stop)
     stack.push_async_callback(broker.stop)
     await broker.start()
+
+
+async def _follow(policies: Policies, stated: TableReader[PolicyStated], stack: AsyncExitStack) -> None:
+    """Put in force what the topic says, before the first message is judged."""
+    policies.start()
+    stack.push_async_callback(policies.stop)
+    stated.start()
+    stack.push_async_callback(stated.stop)
+    await until(lambda: stated.fresh)
+    await policies.settled()
+
+
+def _replays(  # noqa: PLR0917  what is built once is handed on once
+    settings: ModerationSettings,
+    screener: Screener,
+    policies: Policies,
+    pool: Pool,
+    vault: VaultClient,
+    telemetry: Telemetry,
+) -> Replays:
+    trusted = settings.trusted_keys_dir
+    return Replays(
+        ReplayShelf(pool),
+        policies,
+        PolicyShelf(pool),
+        screener.scorer,
+        read=lambda places: read_places(
+            settings.kafka, MessageAdmitted, places, client_id=f"{settings.instance}.replays"
+        ),
+        vault=vault,
+        instruction_keys=TrustedKeys.from_folder("instruction", trusted),
+        verdict_keys=TrustedKeys.from_folder("verdict", trusted),
+        counts=telemetry.measures.counts(REPLAYS),
+    )
+
+
+def _following(stated: TableReader[PolicyStated]) -> Check:
+    async def check() -> str | None:
+        if stated.stale_seconds <= POLICIES_OLD_SECONDS:
+            return None
+        return f"the policies of the topic were last seen whole {stated.stale_seconds:.0f} s ago"
+
+    return check
+
+
+def _policies(settings: ModerationSettings, screener: Screener, shelf: PolicyShelf, telemetry: Telemetry) -> Policies:
+    trusted = settings.trusted_keys_dir
+    keys = PolicyKeys(TrustedKeys.from_folder("policy", trusted), TrustedKeys.from_folder("verdict", trusted))
+    policies = Policies(screener, keys, shelf, refused=telemetry.measures.counts(POLICIES_REFUSED))
+    telemetry.measures.observe(POLICY_IN_FORCE, lambda: [Point((policies.active.name,), policies.table.revision)])
+    return policies
 
 
 def _subscription(
@@ -102,6 +202,8 @@ def _subscription(
     publisher: Publisher,
     vault: VaultClient,
     *,
+    signer: Signer,
+    watch: Watch,
     telemetry: Telemetry,
 ) -> Subscription[MessageAdmitted]:
     handler = partial(
@@ -109,10 +211,11 @@ def _subscription(
         pool=pool,
         vault=vault,
         publisher=publisher,
-        signer=Signer.from_file("verdict", settings.signing_key_file, settings.trusted_keys_dir),
+        signer=signer,
         instruction_keys=TrustedKeys.from_folder("instruction", settings.trusted_keys_dir),
         screener=screener,
         counted=telemetry.measures.counts(VERDICTS),
+        watch=watch,
     )
     return Subscription(
         MessageAdmitted,

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from moderation.comparing import Backtest, policy_changes
+from moderation.backtesting import Judges
+from moderation.comparing import policy_changes
 from moderation.examples import broken_examples
 from moderation.explaining import explain
 from moderation.features import FEATURES, HEADS
@@ -87,6 +88,11 @@ def _add_policy_commands(commands: Any) -> None:
     backtest = commands.add_parser("backtest", help="two policies over messages (JSON Lines on standard input)")
     backtest.add_argument("new", type=Path, help="the policy to try")
     backtest.add_argument("--old", type=Path, default=SHIPPED_POLICY, help="the policy to compare with (%(default)s)")
+    backtest.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (%(default)s)")
+    backtest.add_argument("--intake", action="store_true", help="messages of intake.messages, against their verdicts")
+    backtest.add_argument("--messages", type=int, default=100_000, help="with --intake: at most so many (%(default)s)")
+    backtest.add_argument("--hours", type=float, default=24.0, help="with --intake: of the last hours (%(default)s)")
+    _add_models(backtest)
     backtest.set_defaults(run=_backtest)
     features = commands.add_parser("features", help="the names that expressions may use")
     features.set_defaults(run=lambda _: _tell(f"{f.name:<34} {f.kind:<7} {_unknown(f)} {f.meaning}" for f in FEATURES))
@@ -116,11 +122,13 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _backtest(options: argparse.Namespace) -> int:
-    old, new, result = read_policy(options.old), read_policy(options.new), Backtest()
-    for batch in _of_lines(sys.stdin.fileno()):
-        for identity, case, _problem in batch:
-            result.add(str(identity), "-", case, old, new)
-    return _tell(result.lines())
+    models = None if options.no_models else options.models
+    if options.intake:
+        from moderation.backtest_intake import backtest_intake  # noqa: PLC0415  needs the service's settings and Kafka
+
+        return _tell(backtest_intake(options.new, models, options.workers, options.messages, options.hours).lines())
+    judges = Judges(options.new, options.old, models, options.workers)
+    return _tell(judges.of_lines(_lines_of(sys.stdin.fileno())).lines())
 
 
 def _replay(options: argparse.Namespace) -> int:
@@ -190,13 +198,18 @@ def _of_files(paths: Iterable[Path]) -> Iterator[list[Input]]:
         yield [case_of_file(path) for path in files[start : start + BATCH_MESSAGES]]
 
 
-def _of_lines(descriptor: int) -> Iterator[list[Input]]:
-    """Yield batches of what stands in the pipe, so that a line that is typed is answered at once."""
+def _lines_of(descriptor: int) -> Iterator[list[bytes]]:
+    """Yield lines as they stand in the pipe, so that a line that is typed is answered at once."""
     rest = b""
     while block := os.read(descriptor, _READ_BYTES):
         *lines, rest = (rest + block).split(b"\n")
+        yield lines
+    yield [rest]
+
+
+def _of_lines(descriptor: int) -> Iterator[list[Input]]:
+    for lines in _lines_of(descriptor):
         yield from _batches(lines)
-    yield from _batches([rest])
 
 
 def _batches(lines: Sequence[bytes]) -> Iterator[list[Input]]:

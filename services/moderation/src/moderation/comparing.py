@@ -4,20 +4,31 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
-
-from moderation.domain import judge
-from moderation.examination import examine
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from moderation.domain import Decision
     from moderation.policy.document import Rule
     from moderation.policy.reading import Policy
-    from moderation.screening import Case
 
 EXAMPLES_MAX = 20
 _STOPPED = ("hold", "block")
+
+
+class Judged(NamedTuple):
+    """What a comparison needs to know of a decision."""
+
+    action: str
+    clauses: tuple[str, ...]
+    rules: tuple[str, ...]
+    shadow: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, decision: Decision) -> Self:
+        """Return this much of a decision."""
+        return cls(decision.action, decision.clauses, decision.rules, decision.shadow)
 
 
 @dataclass(slots=True)
@@ -33,23 +44,23 @@ class Backtest:
     shadow_hits: Counter[str] = field(default_factory=Counter)
     examples: list[str] = field(default_factory=list)
 
-    def add(self, identity: str, account: str, case: Case, old: Policy, new: Policy) -> None:
-        """Judge a message by both policies, by tier 0, and count what differs."""
-        before = judge(examine(case.parts, old, case.tool, case.context), old)
-        after = judge(examine(case.parts, new, case.tool, case.context), new)
+    def add(self, identity: str, account: str, before: Judged, after: Judged) -> list[tuple[str, str]]:
+        """Count what two policies decided of one message; return what changed, by clause."""
         self.messages += 1
         self.before[before.action] += 1
         self.after[after.action] += 1
         self.hits.update(after.rules)
         self.shadow_hits.update(after.shadow)
         if (before.action in _STOPPED) == (after.action in _STOPPED):
-            return
+            return []
         stopped = after.action in _STOPPED
         counts, clauses = (self.newly_stopped, after.clauses) if stopped else (self.newly_passed, before.clauses)
-        counts.update((clause, account) for clause in clauses or ("-",))
-        if len(self.examples) < EXAMPLES_MAX:
+        changed = clauses or ("-",)
+        counts.update((clause, account) for clause in changed)
+        if identity and len(self.examples) < EXAMPLES_MAX:
             rules = after.rules if stopped else before.rules
             self.examples.append(f"{identity}: {before.action} -> {after.action} ({', '.join(rules)})")
+        return [("newly-stopped" if stopped else "newly-passed", clause) for clause in changed]
 
     def lines(self) -> Iterator[str]:
         """Yield the result for people."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from moderation.examination import Context
     from moderation.features import Value
     from moderation.mail import MailParts
-    from moderation.policy.document import Rule
+    from moderation.policy.document import Rule, RuleAction
     from moderation.policy.reading import Policy
 
 ENGINE = "waystation-screening/2"
@@ -61,7 +61,8 @@ class Decision:
     """The outcome of screening one message.
 
     `degraded` names what could not be evaluated, `unsure` rules that hang on something unknown, `shadow` rules that
-    would have applied were they active. `scores` are in the order of HEADS; `features` the values that are not as in an
+    would have applied were they active, `capped` rules that did less than their own because the day's cap is reached.
+    `scores` are in the order of HEADS; `features` the values that are not as in an
     empty message, from which the decision is reproduced.
     """
 
@@ -75,6 +76,7 @@ class Decision:
     tiers: tuple[str, ...] = ()
     unsure: tuple[str, ...] = ()
     shadow: tuple[str, ...] = ()
+    capped: tuple[str, ...] = ()
     language: str | None = None
     features: Mapping[str, Value] = field(default_factory=dict)
 
@@ -96,7 +98,7 @@ def judge(
         degraded = degraded | {_UNREADABLE}
         least = "hold"
     applied = [policy.document.rules[number] for number in outcome.applied]
-    actions: list[Action] = [least, *(rule.action for rule in applied)]
+    actions: list[Action] = [least, *outcome.actions]
     return Decision(
         action=max(actions, key=_WEIGHT.__getitem__),
         clauses=tuple(sorted({rule.clause for rule in applied})),
@@ -108,6 +110,7 @@ def judge(
         tiers=(TIER0, *tiers),
         unsure=outcome.unsure,
         shadow=outcome.shadow,
+        capped=outcome.capped,
         language=found.language,
         features=kept_features(found.values, policy),
     )
@@ -120,11 +123,16 @@ def erased_decision() -> Decision:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What the compiled policy says of a list of features: numbers of rules, final scores, heads over threshold."""
+    """What the compiled policy says of a list of features: numbers of rules, final scores, heads over threshold.
+
+    `actions` are those of the rules that applied, in their order; a rule over its day's cap has another than its own.
+    """
 
     applied: tuple[int, ...]
+    actions: tuple[RuleAction, ...]
     shadow: tuple[str, ...]
     unsure: tuple[str, ...]
+    capped: tuple[str, ...]
     scores: tuple[float, ...]
     heads: tuple[str, ...]
 
@@ -137,15 +145,41 @@ def decide(values: list[Value], policy: Policy, tool: Tool, model: Mapping[str, 
     found: list[int] = []
     unsure: list[int] = []
     stage.rules(values, found.append, unsure.append)
-    applied = tuple(number for number in found if rules[number].status == "active")
+    over = _over_cap(found, policy, values) if policy.compiled.capped else ()
+    effects = dict(_effects(found, policy, over))
+    applied = tuple(effects)
     scores, heads = _heads(values[SCORES_AT:SCORES_END], [rules[number] for number in applied], policy, tool)
     return Outcome(
         applied,
+        tuple(effects.values()),
         tuple(rules[number].id for number in found if rules[number].status == "shadow"),
         tuple(rules[number].id for number in unsure),
+        tuple(rules[number].id for number in over),
         scores,
         heads,
     )
+
+
+def _over_cap(found: Iterable[int], policy: Policy, values: list[Value]) -> tuple[int, ...]:
+    """Return the rules that apply and whose cap is reached; the feature that tells so stays with these only."""
+    capped = policy.compiled.capped
+    over = tuple(number for number in found if number in capped and values[capped[number]])
+    for number, place in capped.items():
+        if number not in over:
+            values[place] = 0
+    return over
+
+
+def _effects(found: Iterable[int], policy: Policy, over: Sequence[int]) -> Iterator[tuple[int, RuleAction]]:
+    """Yield the active rules that apply with what they do; one over a cap that is then to allow does nothing."""
+    for number in found:
+        rule = policy.document.rules[number]
+        if rule.status != "active":
+            continue
+        if number not in over:
+            yield number, rule.action
+        elif rule.cap is not None and rule.cap.then == "hold":
+            yield number, "hold"
 
 
 def _combined(signals: Sequence[float], policy: Policy, model: Mapping[str, float] | None) -> list[float | None]:

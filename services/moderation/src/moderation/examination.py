@@ -44,7 +44,7 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What is known of a message beside its content; None is unknown."""
+    """What is known of a message beside its content; None is unknown. `capped` are rules over their day's cap."""
 
     messages_per_minute: float | None = None
     same_text_share: float | None = None
@@ -53,6 +53,7 @@ class Context:
     clamd_infected: bool | None = None
     rspamd_score: float | None = None
     degraded: tuple[str, ...] = ()
+    capped: frozenset[str] = frozenset()
 
 
 NOTHING_KNOWN = Context()
@@ -104,7 +105,7 @@ def examine(parts: MailParts, policy: Policy, tool: Tool = "email", context: Con
         _examine_sender(found, policy)
     if parts.attachments or any(b"x5o!p%@ap" in place.normal.data for place in found.places):
         _examine_files(found, policy)
-    _note_context(found, context)
+    _note_context(found, context, policy)
     return found
 
 
@@ -306,7 +307,7 @@ def _examine_files(found: Examination, policy: Policy) -> None:
             values[policy.compiled.matched_at + number] = 1
 
 
-def _note_context(found: Examination, context: Context) -> None:
+def _note_context(found: Examination, context: Context, policy: Policy) -> None:
     if context is NOTHING_KNOWN:
         return
     known: dict[str, float | None] = {
@@ -319,6 +320,8 @@ def _note_context(found: Examination, context: Context) -> None:
     }
     for name, value in known.items():
         found.values[INDEX[name]] = value
+    for number, place in policy.compiled.capped.items() if context.capped else ():
+        found.values[place] = float(policy.document.rules[number].id in context.capped)
 
 
 def _number(flag: bool | None) -> float | None:

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from moderation.domain import Decision
     from moderation.policy.reading import Policy
     from moderation.screening import Screener
+    from moderation.watching import Watch
 
 YIELD_MESSAGES = 50
 YIELD_BYTES = 256 * 1024
@@ -96,6 +97,7 @@ async def on_message_admitted(
     screener: Screener,
     clock: Callable[[], datetime] = now,
     counted: Counts | None = None,
+    watch: Watch | None = None,
 ) -> None:
     """Screen each genuine message once and publish its one verdict; forged records are counted, never opened."""
     screened_at, policy = clock(), screener.policy
@@ -105,8 +107,12 @@ async def on_message_admitted(
         fresh = {judged.message_id: judged for judged in reversed(genuine) if judged.message_id not in verdicts}
         opened, reasons = await _open(list(fresh.values()), vault)
         if opened:
-            statements = await _screen(opened, screener, policy, screened_at)
+            if watch is not None:
+                await watch.begin(connection, policy, screened_at)
+            statements = await _screen(opened, screener, policy, screened_at, watch)
             verdicts |= await _keep(connection, opened, statements, signer, screened_at)
+            if watch is not None:
+                await watch.end(connection)
             _count(statements, counted)
         records, without_verdict = _outcomes(genuine, verdicts, reasons)
         refused += without_verdict
@@ -151,25 +157,44 @@ async def _open(fresh: Sequence[_Judged], vault: Opener) -> tuple[list[_Opened],
     askable: list[tuple[_Judged, OpenItem]] = []
     for judged in fresh:
         try:
-            askable.append((judged, _open_item(judged)))
+            askable.append((judged, _open_item(judged.verified)))
         except RefusedRecordError as error:
             reasons[judged.message_id] = str(error)
     answers = await _ask([item for _, item in askable], vault)
     for (judged, _), answer in zip(askable, answers, strict=True):
         try:
-            opened.append(_Opened(judged, _content(judged, answer)))
+            opened.append(_Opened(judged, _content(judged.verified, answer)))
         except RefusedRecordError as error:
             reasons[judged.message_id] = str(error)
     return opened, reasons
 
 
-def _open_item(judged: _Judged) -> OpenItem:
-    instruction = judged.verified.instruction
+async def content_of(messages: Sequence[VerifiedInstruction], vault: Opener) -> dict[str, bytes | str]:
+    """Open messages again, as screening does; return by id the content, or why there is none."""
+    answers: dict[str, bytes | str] = {}
+    askable: list[tuple[VerifiedInstruction, OpenItem]] = []
+    for verified in messages:
+        try:
+            askable.append((verified, _open_item(verified)))
+        except RefusedRecordError:
+            answers[verified.instruction.message_id] = "refused"
+    for (verified, _), answer in zip(askable, await _ask([item for _, item in askable], vault), strict=True):
+        try:
+            content = _content(verified, answer)
+        except RefusedRecordError:
+            answers[verified.instruction.message_id] = "refused"
+        else:
+            answers[verified.instruction.message_id] = "erased" if content is None else content
+    return answers
+
+
+def _open_item(verified: VerifiedInstruction) -> OpenItem:
+    instruction = verified.instruction
     item = {
         "account_id": instruction.account_id,
         "message_id": instruction.message_id,
         "token": instruction.recipient_token,
-        "capsule": judged.verified.sealed.capsule,
+        "capsule": verified.sealed.capsule,
     }
     try:
         return msgspec.convert(item, OpenItem, builtin_types=(bytes,))
@@ -188,16 +213,16 @@ async def _ask(items: list[OpenItem], vault: Opener) -> Sequence[OpenAnswer]:
         raise ScreeningUnavailableError(str(error)) from error
 
 
-def _content(judged: _Judged, answer: OpenAnswer) -> bytes | None:
+def _content(verified: VerifiedInstruction, answer: OpenAnswer) -> bytes | None:
     """Return the content that was instructed; None when it was erased."""
     if answer.problem is not None or answer.message_key is None:
         kind = str((answer.problem or {}).get("type", "")).removeprefix(TYPE_PREFIX)[:_EVENT_ID_CHARACTERS_MAX]
         if kind == _ERASED:
             return None
         raise RefusedRecordError(f"vault: {kind or 'no key'}")
-    instruction = judged.verified.instruction
+    instruction = verified.instruction
     try:
-        content = unseal(answer.message_key, instruction.message_id, "content", judged.verified.sealed.content)
+        content = unseal(answer.message_key, instruction.message_id, "content", verified.sealed.content)
     except SealError as error:
         raise RefusedRecordError(f"content: {error}") from None
     if sha256(content).hexdigest() != instruction.content_digest:
@@ -206,23 +231,31 @@ def _content(judged: _Judged, answer: OpenAnswer) -> bytes | None:
 
 
 async def _screen(
-    opened: Sequence[_Opened], screener: Screener, policy: Policy, screened_at: datetime
+    opened: Sequence[_Opened], screener: Screener, policy: Policy, screened_at: datetime, watch: Watch | None
 ) -> list[Statement]:
     """Judge each message; let the loop turn in between, so that heartbeats go on."""
     statements: list[Statement] = []
     moment, model = rfc3339(screened_at), screener.model
     for slice_ in _slices(opened):
-        cases = [
-            Case(read_mail(item.content), item.judged.verified.instruction.tool)
-            for item in slice_
-            if item.content is not None
-        ]
-        decisions = iter(screener.screen(cases, policy))
+        readable = [item for item in slice_ if item.content is not None]
+        cases = [_case(item, screened_at, watch) for item in readable]
+        decisions = screener.screen(cases, policy)
+        if watch is not None:
+            accounts = [item.judged.verified.instruction.account_id for item in readable]
+            watch.judged(policy, accounts, cases, decisions)
+        reached = iter(decisions)
         for item in slice_:
-            decision = erased_decision() if item.content is None else next(decisions)
+            decision = erased_decision() if item.content is None else next(reached)
             statements.append(_statement(item.judged.verified, decision, policy.name, model, moment))
         await asyncio.sleep(0)
     return statements
+
+
+def _case(item: _Opened, moment: datetime, watch: Watch | None) -> Case:
+    instruction, parts = item.judged.verified.instruction, read_mail(item.content or b"")
+    if watch is None:
+        return Case(parts, instruction.tool)
+    return Case(parts, instruction.tool, watch.context(instruction, parts, moment))
 
 
 def _slices(opened: Sequence[_Opened]) -> Iterator[list[_Opened]]:
@@ -280,7 +313,7 @@ async def _keep(
     """Store what is new and return what the rows say (rules insertOnce, readBack)."""
     signed = signer.sign_json([canonical(statement) for statement in statements])
     new = [
-        NewVerdict(item.judged.verified.instruction.account_id, statement, verdict)
+        NewVerdict(item.judged.verified.instruction.account_id, statement, verdict, _place(item.judged))
         for item, statement, verdict in zip(opened, statements, signed, strict=True)
     ]
     own = {verdict.message_id: verdict.kept for verdict in new}
@@ -290,6 +323,10 @@ async def _keep(
         # A second statement: the first one's snapshot cannot see what a concurrent copy just committed.
         kept |= await find_verdicts(connection, lost)
     return kept
+
+
+def _place(judged: _Judged) -> tuple[int, int]:
+    return judged.received.record.partition, judged.received.record.offset
 
 
 def _outcomes(

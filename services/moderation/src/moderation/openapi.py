@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 from common.http.health import health_routes
 from common.http.openapi import OPERATOR_TOKEN, Api, Tag, described_app, print_document
 from moderation.api import operator_routes
+from moderation.policy_api import policy_routes
+from moderation.replay_api import replay_routes
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -34,6 +36,8 @@ def whole() -> FastAPI:
     nothing: Any = None
     app = described()
     app.include_router(operator_routes(nothing, nothing, nothing))
+    app.include_router(policy_routes(nothing, nothing, nothing, nothing, nothing))
+    app.include_router(replay_routes(nothing, nothing))
     app.include_router(health_routes({}))
     return app
 

@@ -42,7 +42,7 @@ def replay(statement: Mapping[str, Any], policy: Policy) -> Replay:
     rules = [policy.document.rules[number] for number in outcome.applied]
     least = "hold" if _UNREADABLE in statement["degraded"] else "allow"
     again = {
-        "action": max([least, *(rule.action for rule in rules)], key=_WEIGHT.__getitem__),
+        "action": max([least, *outcome.actions], key=_WEIGHT.__getitem__),
         "clauses": sorted({rule.clause for rule in rules}),
         "rules": sorted(rule.id for rule in rules),
         "heads": list(outcome.heads),

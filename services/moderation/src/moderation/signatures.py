@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import yara_x
 
 SCAN_SECONDS_MAX = 1
@@ -12,21 +14,35 @@ class SignatureError(ValueError):
 
 
 class SignatureBank:
-    """Compiled rules; not for several threads at once."""
+    """Compiled rules. The main thread uses one scanner again and again, another thread makes one for each scan.
+
+    A scanner must stay in the thread that made it, and a policy is compiled in one and used in another.
+    """
 
     def __init__(self, source: str) -> None:
         """Compile; raise SignatureError."""
         try:
-            rules = yara_x.compile(source)
+            self._rules = yara_x.compile(source)
         except yara_x.CompileError as error:
             raise SignatureError(str(error)) from None
-        self._scanner = yara_x.Scanner(rules)
-        self._scanner.set_timeout(SCAN_SECONDS_MAX)
+        self._kept: yara_x.Scanner | None = None
 
     def matches(self, content: bytes) -> tuple[str, ...]:
         """Return the names of the rules that match; none when the time ran out."""
         try:
-            found = self._scanner.scan(content)
+            found = self._scanner().scan(content)
         except yara_x.TimeoutError:
             return ()
         return tuple(rule.identifier for rule in found.matching_rules)
+
+    def _scanner(self) -> yara_x.Scanner:
+        if threading.current_thread() is not threading.main_thread():
+            return self._new()
+        if self._kept is None:
+            self._kept = self._new()
+        return self._kept
+
+    def _new(self) -> yara_x.Scanner:
+        scanner = yara_x.Scanner(self._rules)
+        scanner.set_timeout(SCAN_SECONDS_MAX)
+        return scanner

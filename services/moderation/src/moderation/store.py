@@ -1,22 +1,25 @@
-"""Verdicts and unauthorised records in this service's database; one named query per function."""
+"""Verdicts, unauthorised records and policies in this service's database; one named query per function."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import orjson
 
 from common.postgres.queries import load_queries
 from common.security.merkle import leaf_hash
-from common.security.signing import SignedJson
+from common.security.signing import Proof, Signed, SignedJson
+from common.times import parse_rfc3339
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
-    from datetime import datetime
+    from datetime import date, datetime
 
+    from common.events.screening import PolicyState
     from common.postgres.pool import Connection, Pool
     from common.security.signing import Statement
+    from moderation.policy.reading import Policy
 
 QUERIES = load_queries("moderation")
 
@@ -30,11 +33,12 @@ class KeptVerdict(NamedTuple):
 
 
 class NewVerdict(NamedTuple):
-    """A signed verdict that was just reached, with the account it concerns."""
+    """A signed verdict that was just reached, with the account it concerns and where its message stands."""
 
     account_id: str
     statement: Statement
     signed: SignedJson
+    place: tuple[int, int] | None = None
 
     @property
     def message_id(self) -> str:
@@ -80,6 +84,8 @@ async def insert_verdicts(connection: Connection, verdicts: Sequence[NewVerdict]
         [verdict.signed.proof.decode() for verdict in ordered],
         [statement["policy"] for statement in statements],
         screened_at,
+        [None if verdict.place is None else verdict.place[0] for verdict in ordered],
+        [None if verdict.place is None else verdict.place[1] for verdict in ordered],
     )
     return {row["message_id"] for row in rows}
 
@@ -119,3 +125,86 @@ def _kept(statement: bytes, proof: bytes) -> KeptVerdict:
     said = orjson.loads(statement)
     digest = leaf_hash(statement).hex()
     return KeptVerdict(SignedJson(statement, digest, proof), said["instruction_digest"], said["screened_at"])
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyShelf:
+    """Policies and their history in this service's database."""
+
+    pool: Pool
+
+    async def keep_policy(self, policy: Policy, at: datetime) -> None:
+        """Keep a policy's text; a verdict is replayed by the policy that it names."""
+        await self.pool.execute(QUERIES["keep_policy"], policy.name, policy.text, at)
+
+    async def keep_state(self, state: PolicyState) -> None:
+        """Keep one decision about a policy."""
+        at = parse_rfc3339(state.changed_at)
+        await self.pool.execute(
+            QUERIES["keep_policy_state"],
+            state.policy,
+            state.revision,
+            state.status,
+            state.reason,
+            state.decided_by,
+            at,
+        )
+
+    async def text(self, policy: str) -> str | None:
+        """Return the text of a policy that was in force here once."""
+        found: str | None = await self.pool.fetchval(QUERIES["policy_text"], policy)
+        return found
+
+    async def states(self, limit: int) -> Sequence[Mapping[str, Any]]:
+        """Return the newest decisions about policies."""
+        rows: Sequence[Mapping[str, Any]] = await self.pool.fetch(QUERIES["list_policy_states"], limit)
+        return rows
+
+
+async def rule_days(connection: Connection, day: date, rules: Sequence[str]) -> dict[str, int]:
+    """Return how many messages rules have stopped on a day, over all copies."""
+    return {row["rule"]: row["messages"] for row in await connection.fetch(QUERIES["rule_days"], day, list(rules))}
+
+
+async def count_rule_days(connection: Connection, day: date, stopped: Mapping[str, int]) -> None:
+    """Add to them."""
+    await connection.execute(QUERIES["count_rule_days"], day, list(stopped), list(stopped.values()))
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayShelf:
+    """Verdicts to be replayed, in this service's database."""
+
+    pool: Pool
+
+    async def one(self, message_id: object) -> ReplayedVerdict | None:
+        """Return a verdict with where its message stands."""
+        row = await self.pool.fetchrow(QUERIES["verdict_to_replay"], message_id)
+        return None if row is None else ReplayedVerdict.of(row)
+
+    async def sample(self, ids: Sequence[str]) -> list[ReplayedVerdict]:
+        """Return, for each of these ids, the next verdict there is."""
+        return [ReplayedVerdict.of(row) for row in await self.pool.fetch(QUERIES["sample_verdicts"], list(ids))]
+
+    async def begin_night(self, night: date, at: datetime) -> bool:
+        """Whether this copy is the one to replay this night."""
+        return await self.pool.fetchval(QUERIES["begin_replay_night"], night, at) is not None
+
+    async def end_night(self, night: date, verdicts: int, differing: int) -> None:
+        """Note what came of it."""
+        await self.pool.execute(QUERIES["end_replay_night"], night, verdicts, differing)
+
+
+class ReplayedVerdict(NamedTuple):
+    """A verdict as it was signed, and the place of its message (partition, offset), if it is known."""
+
+    message_id: str
+    signed: Signed
+    place: tuple[int, int] | None
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Self:
+        """Return what a row says."""
+        place = None if row["record_offset"] is None else (row["record_partition"], row["record_offset"])
+        signed = Signed(statement=orjson.loads(row["statement"]), proof=Proof(**orjson.loads(row["proof"])))
+        return cls(row["message_id"], signed, place)

@@ -4,7 +4,7 @@ from common.events.enforcement import StandingChanged
 from common.events.envelope import Event, EventError, decode, encode
 from common.events.intake import MessageAdmitted
 from common.events.routing import ReceiptIssued
-from common.events.screening import VerdictReached
+from common.events.screening import PolicyStated, VerdictReached
 from common.events.vault import CheckpointSigned, ErasureRecorded, WithdrawalRecorded
 
 EVENTS: tuple[type[Event], ...] = (
@@ -15,6 +15,7 @@ EVENTS: tuple[type[Event], ...] = (
     ErasureRecorded,
     CheckpointSigned,
     WithdrawalRecorded,
+    PolicyStated,
 )
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Event",
     "EventError",
     "MessageAdmitted",
+    "PolicyStated",
     "ReceiptIssued",
     "StandingChanged",
     "VerdictReached",

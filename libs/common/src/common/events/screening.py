@@ -1,7 +1,8 @@
-"""What moderation tells: a verdict was reached on an admitted message."""
+"""What moderation tells: a verdict was reached on an admitted message; a policy is in shadow, active or rolled back."""
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from common.security.signing import SignedJson, TrustedKeys
 
 Action = Literal["allow", "hold", "block"]
+PolicyStatus = Literal["shadow", "active", "rolled-back"]
+POLICY_CHARACTERS_MAX = 500_000
 
 
 class Evidence(Contract):
@@ -115,4 +118,84 @@ class VerifiedVerdict:
             raise SignatureError("verdict: it judges another instruction")
         verified = object.__new__(cls)
         verified.verdict = verdict
+        return verified
+
+
+class PolicyState(Contract):
+    """A policy with its whole text, and what is to be done with it, as signed.
+
+    `policy` is its name, `<id>@sha256:<digest of the text, UTF-8>`. Of the states of one policy the one with the
+    highest `revision` holds; in force is, of all that are active, the one with the highest. Who takes the newest back
+    thereby puts the one before it in force again. An operator signs with the purpose `policy`; moderation itself may
+    only take a policy back, and signs that with its own key (purpose `verdict`).
+    """
+
+    policy: str = Field(pattern=r"^[a-z0-9-]+@sha256:[0-9a-f]{64}$", max_length=140)
+    text: str = Field(max_length=POLICY_CHARACTERS_MAX)
+    status: PolicyStatus
+    revision: int = Field(ge=1, le=2**53)
+    reason: str = Field(max_length=500)
+    decided_by: Literal["person", "machine"]
+    changed_at: str
+
+    def statement(self) -> Statement:
+        """Return the JSON object that is signed."""
+        return self.model_dump(mode="json")
+
+
+class PolicyStated(Event):
+    """The state of one policy; the topic keeps the newest of each."""
+
+    TYPE: ClassVar[str] = "screening.policy.stated.v1"
+    TOPIC: ClassVar[str] = "screening.policies"
+    SOURCE: ClassVar[str] = "waystation/moderation"
+
+    state: Signed
+
+    @property
+    def event_id(self) -> str:
+        """Policy and revision."""
+        return f"{self.key}.{self.state.statement['revision']}"
+
+    @property
+    def key(self) -> str:
+        """The policy's name."""
+        return str(self.state.statement["policy"])
+
+    @property
+    def time(self) -> str:
+        """When the state was decided."""
+        return str(self.state.statement["changed_at"])
+
+
+class VerifiedPolicyState:
+    """A state whose signature was checked here and whose text has the digest of its name; made by `verify` only."""
+
+    __slots__ = ("state",)
+
+    state: PolicyState
+
+    def __init__(self) -> None:
+        raise TypeError("only VerifiedPolicyState.verify makes one")
+
+    @classmethod
+    def verify(
+        cls, signed: Signed, policy_keys: TrustedKeys, verdict_keys: TrustedKeys | None = None
+    ) -> VerifiedPolicyState:
+        """Check signature, shape and digest; raise SignatureError with the reason.
+
+        Without `verdict_keys` only a person's statement will do.
+        """
+        machine = signed.statement.get("decided_by") == "machine"
+        if machine and (verdict_keys is None or signed.statement.get("status") != "rolled-back"):
+            raise SignatureError("policy: a machine may only take a policy back")
+        (verdict_keys if machine and verdict_keys is not None else policy_keys).verify(signed)
+        try:
+            state = PolicyState.model_validate(signed.statement)
+        except ValueError:
+            raise SignatureError("policy: the signed statement has not the shape of a policy's state") from None
+        if state.policy.partition("@sha256:")[2] != sha256(state.text.encode("utf-8", "replace")).hexdigest():
+            raise SignatureError("policy: the text has not the digest of the policy's name")
+        verified = object.__new__(cls)
+        verified.state = state
         return verified

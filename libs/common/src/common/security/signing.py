@@ -44,7 +44,7 @@ from common.times import parse_rfc3339
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-Purpose = Literal["instruction", "verdict", "receipt", "vault"]
+Purpose = Literal["instruction", "verdict", "receipt", "vault", "policy"]
 Statement = dict[str, Any]
 
 PURPOSES: tuple[Purpose, ...] = ("instruction", "verdict", "receipt")
@@ -53,6 +53,7 @@ TIME_FIELDS: Mapping[Purpose, str] = {
     "verdict": "screened_at",
     "receipt": "occurred_at",
     "vault": "at",
+    "policy": "changed_at",
 }
 """Where a statement says when it was made."""
 TERMS_FILE = "keys.json"

@@ -147,6 +147,47 @@ VERDICTS = Metric(
     "How much is blocked or held?",
     ("waystation.action",),
 )
+POLICY_IN_FORCE = Metric(
+    "waystation.policy.revision",
+    "gauge",
+    "{revision}",
+    "The policy that this copy judges by; the number is the highest revision of any policy that it knows.",
+    "Does every copy judge by the same policy?",
+    ("waystation.policy",),
+)
+POLICIES_REFUSED = Metric(
+    "waystation.policies.refused",
+    "counter",
+    "{policy}",
+    "Statements about policies that were refused, by what is wrong: signature, order, policy.",
+    "Does somebody forge policies, or send broken ones?",
+    ("waystation.reason",),
+)
+RULE_EFFECTS = Metric(
+    "waystation.rule.effects",
+    "counter",
+    "{message}",
+    "Messages by rule and what it did: applied, capped (the day's cap is reached), shadow (would have), unsure (hangs "
+    "on something unknown).",
+    "What does each rule do? Which one cannot be evaluated?",
+    ("waystation.rule", "waystation.effect"),
+)
+SHADOW_DIFFERENCES = Metric(
+    "waystation.shadow.differences",
+    "counter",
+    "{message}",
+    "Messages that the shadow policy would stop (newly-stopped) or let pass (newly-passed), by clause.",
+    "What would change if the policy in shadow were active?",
+    ("waystation.change", "waystation.clause"),
+)
+REPLAYS = Metric(
+    "waystation.replays",
+    "counter",
+    "{verdict}",
+    "Verdicts of samples that this copy replayed, by outcome: same, differs, not-replayed.",
+    "Are decisions reproducible? `differs` above 0 is an alarm.",
+    ("waystation.outcome",),
+)
 ATTEMPTS = Metric(
     "waystation.handover.attempts",
     "counter",
@@ -229,6 +270,11 @@ METRICS = (
     STANDINGS_AGE,
     DOOR_ITEMS,
     VERDICTS,
+    POLICY_IN_FORCE,
+    POLICIES_REFUSED,
+    RULE_EFFECTS,
+    SHADOW_DIFFERENCES,
+    REPLAYS,
     ATTEMPTS,
     HANDOVER_DURATION,
     ROAD_DURATION,

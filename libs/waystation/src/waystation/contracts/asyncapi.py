@@ -26,7 +26,7 @@ The topics of Waystation. Each record is a CloudEvent in Kafka binary mode: attr
 value. Bytes are base64url. Readers ignore fields that they do not know. No topic holds personal data in clear: who a
 message goes to is a token, what it says is ciphertext.
 
-The compacted topic is read whole, without a consumer group, and of two records of a key the one with the higher
+Compacted topics are read whole, without a consumer group, and of two records of a key the one with the higher
 `revision` holds. All others are delivered at least once: the id of an event (`ce_id`) is derived from what it tells,
 so a repetition carries the same id.
 

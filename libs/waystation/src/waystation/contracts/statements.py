@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from common.events import Event, MessageAdmitted, ReceiptIssued, VerdictReached
+from common.events import Event, MessageAdmitted, PolicyStated, ReceiptIssued, VerdictReached
 from common.events.intake import Instruction
 from common.events.routing import Receipt
-from common.events.screening import Verdict
+from common.events.screening import PolicyState, Verdict
 
 if TYPE_CHECKING:
     from common.events.envelope import Contract
@@ -16,10 +16,12 @@ STATEMENTS: dict[type[Event], type[Contract]] = {
     MessageAdmitted: Instruction,
     VerdictReached: Verdict,
     ReceiptIssued: Receipt,
+    PolicyStated: PolicyState,
 }
 SIGNED_FIELDS: dict[type[Event], str] = {
     MessageAdmitted: "instruction",
     VerdictReached: "verdict",
     ReceiptIssued: "receipt",
+    PolicyStated: "state",
 }
 """The field of an event in which its statement stands."""

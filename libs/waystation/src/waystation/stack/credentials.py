@@ -25,7 +25,13 @@ OPERATOR = "operator"
 KAFKA_PRINCIPALS = (ADMIN, OPERATOR, *SERVICES)
 SUPERUSER = "postgres"
 DATABASE_ROLES = (SUPERUSER, *SERVICES, *(f"{service}_owner" for service in SERVICES))
-SIGNING_PURPOSES = {"ingestion": "instruction", "moderation": "verdict", "routing": "receipt", "vault": "vault"}
+SIGNING_PURPOSES = {
+    "ingestion": "instruction",
+    "moderation": "verdict",
+    "routing": "receipt",
+    "vault": "vault",
+    "operator": "policy",
+}
 ROOT_KEY_BYTES = 32
 PRIVATE = 0o600
 

@@ -4,7 +4,8 @@ all/         the whole, laid out as every stack's folder: for the jobs only
 <service>/   <SERVICE>_KAFKA_PASSWORD, <SERVICE>_POSTGRES_DSN, identity.pem, signing.pem, root.key, trusted/
 kafka/       server.properties
 postgres/    superuser
-operator/    what the `waystation` command needs outside: passwords.json, identity/operator.pem, trusted/
+operator/    what the `waystation` command needs outside: passwords.json, trusted/,
+             identity/operator.pem, signing/policy.pem
 """
 
 from __future__ import annotations
@@ -124,6 +125,8 @@ def _deal_to_operator(layout: Layout, share: Path) -> None:
     own = Layout(share)
     _copy(layout.secrets / "passwords.json", own.secrets / "passwords.json")
     _copy(credentials.identity_key(layout, credentials.OPERATOR), credentials.identity_key(own, credentials.OPERATOR))
+    signing = credentials.signing_key
+    _copy(signing(layout, credentials.OPERATOR), signing(own, credentials.OPERATOR))
     _copy_folder(layout.trusted, own.trusted)
 
 

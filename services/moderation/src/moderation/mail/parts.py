@@ -80,7 +80,10 @@ class Correspondent:
 
 @dataclass(frozen=True, slots=True)
 class MailParts:
-    """A mail taken apart; `degraded` names, in order and each once, what could not be read (see the module)."""
+    """A mail taken apart; `degraded` names, in order and each once, what could not be read (see the module).
+
+    `authentication_results` is the topmost header of that name, as it stands.
+    """
 
     subject: str
     texts: tuple[TextPart, ...] = ()
@@ -89,3 +92,4 @@ class MailParts:
     senders: tuple[Correspondent, ...] = ()
     reply_to: tuple[Correspondent, ...] = ()
     degraded: tuple[Degradation, ...] = ()
+    authentication_results: str = ""

@@ -75,6 +75,7 @@ def read_mail(content: bytes) -> MailParts:
         senders=correspondents_in(headers.get("from", ""), degraded),
         reply_to=correspondents_in(headers.get("reply-to", ""), degraded),
         degraded=tuple(sorted(degraded)),
+        authentication_results=headers.get("authentication-results", ""),
     )
 
 

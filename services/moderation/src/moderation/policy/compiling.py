@@ -55,13 +55,17 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """What the engine runs, by tool; `names` are the features in the order of the list, the policy's own at its end."""
+    """What the engine runs, by tool; `names` are the features in the order of the list, the policy's own at its end.
+
+    `capped` leads from a rule's number to the feature that tells that its day's cap is reached.
+    """
 
     stages: Mapping[RuleTool, Stage]
     names: tuple[str, ...]
     template: tuple[Value, ...]
     banks_at: int
     matched_at: int
+    capped: Mapping[int, int]
     asked: Mapping[int, frozenset[int]]
     heads_with_signals: frozenset[str]
 
@@ -72,6 +76,9 @@ def compile_document(document: PolicyDocument) -> Compiled:
     matched_at = banks_at + len(document.banks)
     own = [Feature(f"bank.{name}", "number", unknown=False, meaning="") for name in document.banks]
     own += [Feature(f"match.{rule.id}", "number", unknown=False, meaning="") for rule in document.rules]
+    with_cap = [number for number, rule in enumerate(document.rules) if rule.cap is not None]
+    capped = {number: banks_at + len(own) + place for place, number in enumerate(with_cap)}
+    own += [Feature(f"capped.{document.rules[n].id}", "number", unknown=False, meaning="") for n in with_cap]
     features = {**{f.name: (n, f) for n, f in enumerate((*FEATURES, *own))}}
     stages: dict[RuleTool, Stage] = {}
     asked: dict[int, frozenset[int]] = {}
@@ -85,6 +92,7 @@ def compile_document(document: PolicyDocument) -> Compiled:
         tuple(None if feature.unknown else 0 for _, feature in features.values()),
         banks_at,
         matched_at,
+        capped,
         asked,
         frozenset(document.signals),
     )

@@ -113,6 +113,30 @@ class ExampleMail(_Closed):
 Example = str | ExampleMail
 
 
+class Bound(_Closed):
+    """Between which shares of the messages of its tools a rule applies; outside, the policy is taken back by itself.
+
+    Judged from `messages_min` messages on, with 99.5 % confidence (Wilson's interval).
+    """
+
+    share_max: Annotated[float, Field(gt=0, le=1)]
+    share_min: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    messages_min: Annotated[int, Field(ge=100)] = 1000
+
+    @model_validator(mode="after")
+    def _is_a_range(self) -> Self:
+        if self.share_min >= self.share_max:
+            raise ValueError("share_min must be below share_max")
+        return self
+
+
+class Cap(_Closed):
+    """How many messages a rule may stop in a day (UTC); `then` is what it does with those beyond."""
+
+    messages_per_day: Annotated[int, Field(ge=1)]
+    then: Literal["hold", "allow"] = "hold"
+
+
 class Rule(_Closed):
     """One rule: what it looks for, which clause it rests on, what follows, who answers for it, and its own tests."""
 
@@ -127,6 +151,8 @@ class Rule(_Closed):
     status: Status = "active"
     match: Match | None = None
     when: Expression | None = None
+    bound: Bound | None = None
+    cap: Cap | None = None
     matches: Annotated[tuple[Example, ...], Field(min_length=1)]
     passes: Annotated[tuple[Example, ...], Field(min_length=1)]
 
@@ -134,6 +160,12 @@ class Rule(_Closed):
     def _looks_for_something(self) -> Self:
         if self.match is None and self.when is None:
             raise ValueError("give match, or when, or both: this would match every message")
+        return self
+
+    @model_validator(mode="after")
+    def _is_capped_to_less(self) -> Self:
+        if self.cap is not None and self.cap.then == self.action:
+            raise ValueError("cap.then: the rule holds already; say allow")
         return self
 
 

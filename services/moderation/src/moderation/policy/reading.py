@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
@@ -181,7 +182,7 @@ def _compile(
         link_rules=tuple((n, rule) for n, rule in rules if rule.match and rule.match.links is not None),
         attachment_rules=tuple((n, rule) for n, rule in rules if rule.match and rule.match.attachments is not None),
         places=frozenset(_places(document.rules)),
-        sites=Sites(document.hosts, PublicSuffixList(), NO_LISTS),
+        sites=Sites(document.hosts, _suffixes(), NO_LISTS),
         signatures=signatures,
         lists=NO_LISTS,
         thresholds={tool: tuple(document.threshold(head, tool) for head in HEADS) for tool in TOOLS},
@@ -191,7 +192,13 @@ def _compile(
 
 def with_lists(policy: Policy, lists: HashLists) -> Policy:
     """Return the policy with other lists of bad addresses and files beside it."""
-    return replace(policy, lists=lists, sites=Sites(policy.document.hosts, PublicSuffixList(), lists))
+    return replace(policy, lists=lists, sites=Sites(policy.document.hosts, _suffixes(), lists))
+
+
+@cache
+def _suffixes() -> PublicSuffixList:
+    """Return the list of public suffixes; reading it is a good part of compiling a policy."""
+    return PublicSuffixList()
 
 
 def _frozen(table: Mapping[int, list[Any]]) -> dict[int, tuple[Any, ...]]:

@@ -1,0 +1,244 @@
+"""Verdicts reached again inside the service: one that is asked for, and a sample of each night's by itself.
+
+From the kept features the decision must come out exactly. While the message is in `intake.messages` and may be opened,
+its features are taken anew and must be those that were kept, within 1e-3; what was known beside the content (velocity,
+caps, other scanners) is taken as kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import uuid
+from collections import Counter, OrderedDict
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING, Protocol
+
+from common.events.intake import VerifiedInstruction
+from common.kafka.consumer import RetryableError
+from common.kafka.reading import Place
+from common.security.signing import SignatureError
+from common.times import now
+from moderation.errors import PolicyError
+from moderation.handlers import content_of
+from moderation.mail import read_mail
+from moderation.policy.reading import parse_policy
+from moderation.replaying import ReplayError, feature_differences, replay
+from moderation.screening import Case, Screener
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from datetime import datetime
+
+    from common.events.intake import MessageAdmitted
+    from common.security.signing import TrustedKeys
+    from common.telemetry.measuring import Counts
+    from moderation.handlers import Opener
+    from moderation.policies import Policies
+    from moderation.policy.reading import Policy
+    from moderation.screening import Scorer
+    from moderation.store import PolicyShelf, ReplayedVerdict, ReplayShelf
+
+SAMPLE_MAX = 1000
+NIGHT_HOUR = 3
+NIGHT_SAMPLE = 200
+LOOK_EVERY_SECONDS = 60.0
+_POLICIES_MAX = 4
+_BESIDE_CONTENT = ("velocity.", "capped.", "clamd.", "rspamd.", "mail.authentication_failed")
+_V7 = 0x7000_8000_0000_0000_0000
+
+log = logging.getLogger(__name__)
+
+
+class ReadPlaces(Protocol):
+    """Kafka, as far as a replay needs it."""
+
+    def __call__(self, places: set[Place], /) -> Awaitable[Mapping[Place, MessageAdmitted]]:
+        """Return the messages that stand at these places."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """What came of one verdict; `content` tells whether its features were taken anew, or why not."""
+
+    message_id: str
+    policy: str
+    outcome: str
+    content: str
+    differences: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class Sampled:
+    """What came of many."""
+
+    verdicts: int = 0
+    outcomes: Counter[str] = field(default_factory=Counter)
+    contents: Counter[str] = field(default_factory=Counter)
+    differing: list[Replayed] = field(default_factory=list)
+
+
+class Replays:
+    """Replays verdicts of this service."""
+
+    def __init__(
+        self,
+        verdicts: ReplayShelf,
+        policies: Policies,
+        shelf: PolicyShelf,
+        scorer: Scorer | None,
+        *,
+        read: ReadPlaces,
+        vault: Opener,
+        instruction_keys: TrustedKeys,
+        verdict_keys: TrustedKeys,
+        counts: Counts,
+        clock: Callable[[], datetime] = now,
+    ) -> None:
+        """Read messages with `read`, open them like screening does, count outcomes."""
+        self._verdicts = verdicts
+        self._policies = policies
+        self._shelf = shelf
+        self._scorer = scorer
+        self._read = read
+        self._vault = vault
+        self._instruction_keys = instruction_keys
+        self._verdict_keys = verdict_keys
+        self._counts = counts
+        self._clock = clock
+        self._compiled: OrderedDict[str, Policy] = OrderedDict()
+        self._task: asyncio.Task[None] | None = None
+
+    async def one(self, message_id: object) -> Replayed | None:
+        """Replay one verdict; None when there is none."""
+        verdict = await self._verdicts.one(message_id)
+        return None if verdict is None else (await self._replayed([verdict]))[0]
+
+    async def sample(self, count: int) -> Sampled:
+        """Replay verdicts of the last day, taken at random; log what differs."""
+        found, sampled = await self._verdicts.sample(random_ids(count, self._clock())), Sampled()
+        for one in await self._replayed(found):
+            sampled.verdicts += 1
+            sampled.outcomes[one.outcome] += 1
+            sampled.contents[one.content] += 1
+            self._counts.add(1, one.outcome)
+            if one.outcome == "differs":
+                sampled.differing.append(one)
+                log.error("the verdict on %s is not reached again: %s", one.message_id, "; ".join(one.differences))
+        return sampled
+
+    def start(self) -> None:
+        """Begin to look for the night."""
+        self._task = asyncio.create_task(self._nights(), name="replays")
+
+    async def stop(self) -> None:
+        """Stop, also in the middle of a sample."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    async def _nights(self) -> None:
+        while True:
+            try:
+                await self.look()
+            except Exception as error:  # noqa: BLE001  nothing may depend on this
+                log.warning("the night's replay failed: %s", type(error).__name__)
+            await asyncio.sleep(LOOK_EVERY_SECONDS)
+
+    async def look(self) -> Sampled | None:
+        """Replay this night's sample if it is the hour, and no copy did it."""
+        moment = self._clock()
+        if moment.hour != NIGHT_HOUR or not await self._verdicts.begin_night(moment.date(), moment):
+            return None
+        sampled = await self.sample(NIGHT_SAMPLE)
+        await self._verdicts.end_night(moment.date(), sampled.verdicts, len(sampled.differing))
+        log.info("replayed %d verdicts of the last day, %d differ", sampled.verdicts, len(sampled.differing))
+        return sampled
+
+    async def _replayed(self, verdicts: Sequence[ReplayedVerdict]) -> list[Replayed]:
+        messages = await self._messages(verdicts)
+        answers: list[Replayed] = []
+        for verdict in verdicts:
+            policy = await self._policy(verdict.signed.statement["policy"])
+            content = messages.get(verdict.message_id, "gone")
+            answers.append(_answer(verdict, policy, content, self._verdict_keys, self._scorer))
+            await asyncio.sleep(0)
+        return answers
+
+    async def _messages(self, verdicts: Sequence[ReplayedVerdict]) -> dict[str, bytes | str]:
+        """Return by message id its content, or why it is not there."""
+        wanted = {Place(*verdict.place): verdict for verdict in verdicts if verdict.place is not None}
+        events = await self._read(set(wanted)) if wanted else {}
+        genuine: list[VerifiedInstruction] = []
+        for place, event in events.items():
+            with contextlib.suppress(SignatureError):
+                verified = VerifiedInstruction.verify(event, self._instruction_keys)
+                if verified.digest == wanted[place].signed.statement["instruction_digest"]:
+                    genuine.append(verified)
+        try:
+            return await content_of(genuine, self._vault)
+        except RetryableError:
+            return {one.instruction.message_id: "vault-away" for one in genuine}
+
+    async def _policy(self, name: str) -> Policy | None:
+        if name == self._policies.active.name:
+            return self._policies.active
+        if name not in self._compiled:
+            state = self._policies.table.states.get(name)
+            text = state.text if state is not None else await self._shelf.text(name)
+            if text is None:
+                return None
+            try:
+                self._compiled[name] = await asyncio.to_thread(parse_policy, text.encode())
+            except PolicyError:
+                return None
+            while len(self._compiled) > _POLICIES_MAX:
+                self._compiled.popitem(last=False)
+        return self._compiled[name]
+
+
+def _answer(
+    verdict: ReplayedVerdict,
+    policy: Policy | None,
+    content: bytes | str,
+    keys: TrustedKeys,
+    scorer: Scorer | None,
+) -> Replayed:
+    statement = verdict.signed.statement
+    if policy is None:
+        return Replayed(
+            verdict.message_id, statement["policy"], "not-replayed", "not-asked", ("its policy is not kept",)
+        )
+    try:
+        keys.verify(verdict.signed)
+        differences = list(replay(statement, policy).differences)
+    except (SignatureError, ReplayError) as error:
+        outcome = "differs" if isinstance(error, SignatureError) else "not-replayed"
+        return Replayed(verdict.message_id, policy.name, outcome, "not-asked", (str(error),))
+    told = content if isinstance(content, str) else "compared"
+    if isinstance(content, bytes):
+        differences += content_differences(statement, content, policy, scorer)
+    return Replayed(verdict.message_id, policy.name, "differs" if differences else "same", told, tuple(differences))
+
+
+def content_differences(
+    statement: Mapping[str, object], content: bytes, policy: Policy, scorer: Scorer | None
+) -> list[str]:
+    """Return which features the content gives otherwise than they were kept; scores only by the same model."""
+    same_model = statement["model"] == (None if scorer is None else scorer.digest)
+    screener = Screener(policy, scorer if same_model else None)
+    found = screener.screen([Case(read_mail(content), statement["tool"])])[0].features  # type: ignore[arg-type]
+    left_out = _BESIDE_CONTENT if same_model else (*_BESIDE_CONTENT, "score.")
+    kept = {name: value for name, value in statement["features"].items() if not name.startswith(left_out)}  # type: ignore[attr-defined]
+    return list(feature_differences(kept, {n: v for n, v in found.items() if not n.startswith(left_out)}))
+
+
+def random_ids(count: int, moment: datetime) -> list[str]:
+    """Return ids (UUIDv7) of moments of the day before."""
+    end = int(moment.timestamp() * 1000)
+    begin = end - int(timedelta(days=1).total_seconds() * 1000)
+    return [str(uuid.UUID(int=random.randint(begin, end) << 80 | _V7 | random.getrandbits(62))) for _ in range(count)]
