@@ -189,6 +189,12 @@ async def test_only_what_can_follow_is_taken_from_an_operator(policies):
     assert policies.refusals == {"order": 3}
 
 
+async def test_a_policy_that_kafka_would_not_take_is_refused(policies):
+    text = policy_text() + "#" + "ü" * 460_000
+    with pytest.raises(PolicyRefusedError, match="longer than 900,000 bytes"):
+        await policies.checked(stated(text, "shadow", 1).state)
+
+
 def test_an_older_state_that_comes_again_changes_nothing():
     table, text = PolicyTable(), policy_text()
     assert table.apply(state_of(text, "active", 2))

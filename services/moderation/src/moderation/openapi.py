@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 API = Api(
     package="moderation",
     description=(
-        "Verdicts on messages, for an operator. Screening itself goes over Kafka. Nothing here tells a content."
+        "Verdicts on messages, policies and replays, for an operator. Screening itself goes over Kafka. Nothing here"
+        " tells a content. Limits: a policy of 900,000 bytes, a sample of 1,000 verdicts."
     ),
     tags={
         "operator": Tag("An operator's token is needed.", (OPERATOR_TOKEN,)),

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from common.events.screening import PolicyState, PolicyStated, VerifiedPolicyState
-from common.security.signing import SignatureError
+from common.security.signing import SignatureError, canonical
 from common.times import now, rfc3339
 from moderation.examples import require_examples
 from moderation.policy.errors import PolicyError
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 COMPILED_MAX = 6
 AGAIN_SECONDS = 1.0
+STATEMENT_BYTES_MAX = 900_000
 
 log = logging.getLogger(__name__)
 
@@ -140,6 +141,8 @@ class Policies:
             state = VerifiedPolicyState.verify(signed, self._keys.policy).state
         except SignatureError as error:
             raise self._refuse("signature", str(error)) from None
+        if len(canonical(signed.statement)) > STATEMENT_BYTES_MAX:
+            raise self._refuse("policy", f"policy: longer than {STATEMENT_BYTES_MAX:,} bytes")
         if (reason := self.table.refusal(state)) is not None:
             raise self._refuse("order", f"policy: {reason}")
         if state.status != "rolled-back":

@@ -6,19 +6,18 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, Depends
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field
 
 from common.events.envelope import encode
-from common.events.screening import PolicyStatus
+from common.events.screening import PolicyState, PolicyStatus
 from common.http.openapi import INVALID_FIELD, JSON_BODY, OPERATORS, Refusal, refuses
 from common.http.operators import operator_only
 from common.http.problems import Problem
-from common.security.signing import Signed  # noqa: TC001  FastAPI reads it at runtime
+from common.security.signing import Proof, Signed
 from moderation.policies import PolicyRefusedError
 from moderation.policy.life import newest_first
 
 if TYPE_CHECKING:
-    from common.events.screening import PolicyState
     from common.security.tokens import TokenVerifier
     from moderation.comparing import Backtest
     from moderation.policies import Policies, RecordPublisher
@@ -34,6 +33,27 @@ REFUSED_POLICY = Refusal(
 
 
 UNKNOWN_POLICY = Refusal(404, "unknown-policy", "no policy of that name was ever here")
+
+
+class PolicyProof(BaseModel):
+    """That an operator signed the statement: as `common.security.signing.Proof`, within bounds."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    key: str = Field(max_length=64)
+    signature: str = Field(max_length=128)
+    size: int = Field(ge=1, le=2**32)
+    index: int = Field(ge=0, le=2**32)
+    path: str = Field(max_length=2048)
+
+
+class PolicyCall(BaseModel):
+    """A statement about a policy with its proof."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    statement: PolicyState
+    proof: PolicyProof
 
 
 class PolicyText(BaseModel):
@@ -112,7 +132,7 @@ def policy_routes(
             history=history,
         )
 
-    @router.get("/policies/{policy}", responses=refuses(*OPERATORS, UNKNOWN_POLICY))
+    @router.get("/policies/{policy}", responses=refuses(*OPERATORS, UNKNOWN_POLICY, INVALID_FIELD))
     async def get_policy_text(policy: str) -> PolicyText:
         """Return the text of a policy that is or was in force or in shadow here."""
         state = policies.table.states.get(policy)
@@ -121,16 +141,17 @@ def policy_routes(
             raise Problem(UNKNOWN_POLICY.status, UNKNOWN_POLICY.kind, "no policy of that name was ever here")
         return PolicyText(policy=policy, text=text)
 
-    @router.post("/policies", responses=refuses(*OPERATORS, *JSON_BODY, INVALID_FIELD, REFUSED_POLICY))
-    async def state_policy(signed: Signed) -> PolicyTaken:
+    @router.post("/policies", responses=refuses(*OPERATORS, *JSON_BODY, REFUSED_POLICY))
+    async def state_policy(call: PolicyCall) -> PolicyTaken:
         """Put a policy in shadow or in force, or take it back; the statement is signed with the purpose `policy`."""
+        signed = Signed(statement=call.statement.statement(), proof=Proof(**call.proof.model_dump()))
         try:
             event = await policies.checked(signed)
         except PolicyRefusedError as error:
             raise Problem(REFUSED_POLICY.status, REFUSED_POLICY.kind, str(error)) from None
         await publisher.publish([encode(event)])
-        statement = signed.statement
-        return PolicyTaken(policy=event.key, status=statement["status"], revision=statement["revision"])
+        said = call.statement
+        return PolicyTaken(policy=event.key, status=said.status, revision=said.revision)
 
     return router
 

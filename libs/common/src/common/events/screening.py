@@ -136,7 +136,7 @@ class PolicyState(Contract):
     revision: int = Field(ge=1, le=2**53)
     reason: str = Field(max_length=500)
     decided_by: Literal["person", "machine"]
-    changed_at: str
+    changed_at: str = Field(max_length=40)
 
     def statement(self) -> Statement:
         """Return the JSON object that is signed."""

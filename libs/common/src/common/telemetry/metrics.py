@@ -185,7 +185,7 @@ REPLAYS = Metric(
     "counter",
     "{verdict}",
     "Verdicts of samples that this copy replayed, by outcome: same, differs, not-replayed.",
-    "Are decisions reproducible? `differs` above 0 is an alarm.",
+    "Is a decision not reproducible (any `differs`)?",
     ("waystation.outcome",),
 )
 ATTEMPTS = Metric(
