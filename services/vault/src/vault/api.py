@@ -77,7 +77,7 @@ _MEANING = {
     "suppress": "Keep opt-outs of addresses or phones, or lift them; purpose `legal-basis`.",
     "restrict": "Restrict persons, or lift that; purpose `data-protection`.",
 }
-_REFUSALS = (
+BODY_REFUSALS = (
     UNAUTHENTICATED,
     NOT_ALLOWED,
     INVALID_JSON,
@@ -93,7 +93,7 @@ _REFUSALS = (
 log = logging.getLogger(__name__)
 
 Call = TypeVar("Call", bound=msgspec.Struct)
-Run = Callable[[Call, Access, "Pool", "Keyring"], Awaitable[list[Any]]]
+Run = Callable[[Call, Access, "Pool", "Keyring"], Awaitable[Any]]
 
 _ENCODER = msgspec.json.Encoder()
 _PLACE = re.compile(r"(?P<text>.*) - at `(?:key in )?\$(?P<place>.*)`", re.DOTALL)
@@ -132,7 +132,7 @@ def vault_routes(gate: Gate, pool: Pool, keyring: Keyring, publisher: RecordPubl
     def batch_route(operation: str, batch: Batch[Any]) -> None:
         async def call_in_batch(request: Request) -> Response:
             caller = await gate.admit(request, operation)
-            call = batch.read(await _body(request))
+            call = batch.read(await read_body(request))
             access = await gate.check(_access(caller, operation, call))
             _need_a_person(access)
             gate.need_open()
@@ -146,7 +146,7 @@ def vault_routes(gate: Gate, pool: Pool, keyring: Keyring, publisher: RecordPubl
             name=f"{operation.replace('-', ' ')} batch",
             description=f"{_MEANING[operation]}\n\nLimits: {ITEMS_MAX:,} items, {BODY_BYTES_MAX:,} bytes.",
             tags=["services" if operation in {"seal", "open", "disclose"} else "duties"],
-            responses={**answers(batch.answers), **refuses(*_REFUSALS)},
+            responses={**answers(batch.answers), **refuses(*BODY_REFUSALS)},
             response_class=Response,
             openapi_extra=body_of(batch.kind),
         )
@@ -221,7 +221,8 @@ def _need_a_person(access: Access) -> None:
         raise Problem(422, "invalid-field", "user_id: purpose inbox needs the user who reads", field="user_id")
 
 
-async def _body(request: Request) -> bytes:
+async def read_body(request: Request) -> bytes:
+    """Return the body, or raise the problem that names its limit."""
     parts, size = [], 0
     async for part in request.stream():
         size += len(part)

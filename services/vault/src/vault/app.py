@@ -23,6 +23,8 @@ from vault import store
 from vault.accesslog import Sequencer
 from vault.api import vault_routes
 from vault.domain import ITEMS_PER_SECOND
+from vault.duties.api import duties_routes
+from vault.duties.records import Deployment
 from vault.epochs import keep_epochs
 from vault.gate import Gate
 from vault.handlers import on_receipt_issued
@@ -99,6 +101,9 @@ def create_app(settings: VaultSettings) -> FastAPI:
             gate = Gate(verifier, pool, rates, restore.closed)
             app.include_router(vault_routes(gate, pool, keyring, publisher, relay))
             app.include_router(operator_routes(gate, pool, keyring, signer))
+            app.include_router(
+                duties_routes(gate, pool, keyring, publisher, signer=signer, deployment=_deployment(settings, keys))
+            )
             app.include_router(health_routes(_checks(pool, spending, restore)))
             await recover(pool, lambda recovery: _read_again(settings, pool, trusted, recovery))
             broker = kafka_broker(settings.kafka, client_id=settings.instance)
@@ -121,6 +126,17 @@ def _checks(pool: Pool, spending: Subscription[ReceiptIssued], restore: RestoreG
         return restore.closed()
 
     return {"postgres": postgres_check(pool), GROUP: consumer_check(spending), "erasures": restored}
+
+
+def _deployment(settings: VaultSettings, keys: KeyFolder) -> Deployment:
+    return Deployment(
+        settings.operator_name,
+        settings.operator_contact,
+        settings.protection_officer,
+        keys.describe_root(),
+        settings.epoch_hours,
+        settings.production,
+    )
 
 
 def _key_folder(settings: VaultSettings) -> KeyFolder:

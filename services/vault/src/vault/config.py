@@ -32,5 +32,8 @@ class VaultSettings(ServiceSettings):
     keys_dir: Path
     processors_file: ReadableFile
     epoch_hours: float = 24.0
+    operator_name: str = "not set: VAULT_OPERATOR_NAME"
+    operator_contact: str = "not set: VAULT_OPERATOR_CONTACT"
+    protection_officer: str = "not set: VAULT_PROTECTION_OFFICER"
     accounts_cached_max: int = 10_000
     items_per_second: Mapping[Purpose, PositiveFloat] = Field(default_factory=dict)

@@ -31,7 +31,15 @@ CALLERS: Mapping[tuple[str, str], frozenset[str | None]] = MappingProxyType(
         ("operator", "restrict"): frozenset({"data-protection"}),
         ("operator", "object"): frozenset({"data-protection"}),
         ("operator", "export"): frozenset({"data-protection"}),
+        ("operator", "export-account"): frozenset({"data-protection"}),
+        ("operator", "end-account"): frozenset({"data-protection"}),
+        ("operator", "rectify"): frozenset({"data-protection"}),
+        ("operator", "set-retention"): frozenset({"data-protection"}),
+        ("operator", "read-retention"): frozenset({"data-protection"}),
+        ("operator", "run-retention"): frozenset({"data-protection"}),
+        ("operator", "notify"): frozenset({"data-protection"}),
         ("operator", "read-processors"): frozenset({"data-protection"}),
+        ("operator", "read-records"): frozenset({"data-protection"}),
         ("operator", "find"): frozenset({"data-protection"}),
         ("operator", "erase"): frozenset({"data-protection"}),
         ("operator", "end-epoch"): frozenset({"data-protection"}),
@@ -118,6 +126,7 @@ class Processor:
     sub_processors: tuple[str, ...] = ()
     transfer: str = ""
     reasons: str = ""
+    announced_on: date | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +150,7 @@ class Refusal:
 
 
 ERASED = Refusal(410, "erased", "this person was erased")
+ACCOUNT_ENDED = Refusal(410, "account-ended", "the account has ended: the vault keeps nothing for it any more")
 UNKNOWN_RECIPIENT = Refusal(404, "unknown-recipient", "no recipient of this account has this token")
 BAD_CAPSULE = Refusal(422, "bad-capsule", "the capsule was not sealed for this message and recipient")
 INTEGRITY_FAILED = Refusal(

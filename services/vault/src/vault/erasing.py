@@ -16,10 +16,11 @@ from vault.scope import EVERY_ACCOUNT, scoped
 from vault.store import Erasure
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
 
     from common.kafka.records import Record
-    from common.postgres.pool import Pool
+    from common.postgres.pool import Connection, Pool
     from vault.domain import Access
     from vault.keyring import Keyring
 
@@ -51,17 +52,28 @@ class Eraser:
         moment = now()
         async with scoped(pool, account_ids) as connection:
             persons = await store.lock_persons(connection, tokens) if tokens else {}
-            erasures = [
-                Erasure(token, account, moment, call.reason, access.caller, keyring.epoch)
-                for token, account in persons.items()
-            ]
-            if erasures:
-                await self._publisher.publish([encode(_event(one)) for one in erasures])
-                await store.erase_persons(connection, erasures)
+            await self.erase_locked(connection, persons, call.reason, access.caller, keyring.epoch, moment=moment)
             gone = await store.erased_tokens(connection, [token for token in tokens if token not in persons])
             await store.log_access(connection, access, answered=sum(map(bool, wanted)), touched=sorted(persons))
         when = rfc3339(moment)
         return [_answer(found, set(persons), gone, when) for found in wanted]
+
+    async def erase_locked(
+        self,
+        connection: Connection,
+        persons: Mapping[str, str],
+        reason: str,
+        caller: str,
+        epoch: int,
+        *,
+        moment: datetime | None = None,
+    ) -> None:
+        """Erase persons that this transaction holds, accounts by token; Kafka has the events before it ends."""
+        at = moment or now()
+        erasures = [Erasure(token, account, at, reason, caller, epoch) for token, account in persons.items()]
+        if erasures:
+            await self._publisher.publish([encode(_event(one)) for one in erasures])
+            await store.erase_persons(connection, erasures)
 
 
 def _answer(found: Sequence[str], erased: set[str], gone: set[str], when: str) -> EraseAnswer:

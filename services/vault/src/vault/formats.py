@@ -19,7 +19,7 @@ from common.contracts.vault import FIELD_CHARACTERS_MAX
 from vault.domain import KINDS, Refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from common.contracts.vault import SealItem
 
@@ -71,6 +71,20 @@ def _take_fields(fields: dict[str, str], made: dict[str, str]) -> Refusal | None
             return formed
         made[name] = formed
     return None
+
+
+def read_fields(fields: Mapping[str, str | None]) -> dict[str, str | None] | Refusal:
+    """Return given fields in their forms, null where one is to be removed; or why one of them is no field."""
+    made: dict[str, str | None] = {}
+    for name, value in fields.items():
+        form = mail_address if name == "address" else _FORMS.get(name)
+        if form is None:
+            return Refusal(422, "unknown-field", f"fields: may be address, {', '.join(_FORMS)}", {"field": "fields"})
+        formed = None if value is None else form(value)
+        if isinstance(formed, Refusal):
+            return formed
+        made[name] = formed
+    return made
 
 
 def normal_address(address: str) -> str:

@@ -70,6 +70,10 @@ class Keyring:
         self.epoch = max(self._wrapping)
         return self._wrapping[number]
 
+    def forget_account(self, account_id: str) -> None:
+        """Drop the keys of an account from memory."""
+        self._accounts.pop(account_id, None)
+
     def forget(self, living: Iterable[int]) -> None:
         """Drop everything of epochs that have ended, from this process's memory too."""
         self._wrapping = {number: self._wrapping[number] for number in (STANDING, *living) if number in self._wrapping}

@@ -24,9 +24,27 @@ from common.contracts.vault_duties import (
     SuppressCall,
     WithdrawCall,
 )
+from common.contracts.vault_people import (
+    AccountCall,
+    AccountEnd,
+    EndCall,
+    Export,
+    ExportCall,
+    NoticeAnswers,
+    NoticesCall,
+    ObjectAnswers,
+    ObjectCall,
+    RectifyAnswers,
+    RectifyCall,
+    RetentionCall,
+    RetentionRun,
+    RuleAnswers,
+    RulesCall,
+)
 from common.http.health import health_routes
 from common.http.openapi import OPERATOR_TOKEN, SERVICE_TOKEN, Api, Tag, described_app, print_document
 from vault.api import vault_routes
+from vault.duties.api import duties_routes
 from vault.operator_api import operator_routes
 
 if TYPE_CHECKING:
@@ -46,6 +64,9 @@ API = Api(
             (OPERATOR_TOKEN, SERVICE_TOKEN),
         ),
         "operator": Tag("What an operator may read: never a value.", (OPERATOR_TOKEN,)),
+        "data protection": Tag(
+            "A processor's duties: persons' rights, retention, registers, the end of accounts.", (OPERATOR_TOKEN,)
+        ),
         "health": Tag("For supervisors."),
     },
     bodies=(
@@ -65,6 +86,21 @@ API = Api(
         SuppressCall,
         RestrictCall,
         DoneAnswers,
+        ExportCall,
+        Export,
+        RectifyCall,
+        RectifyAnswers,
+        ObjectCall,
+        ObjectAnswers,
+        NoticesCall,
+        NoticeAnswers,
+        RulesCall,
+        RuleAnswers,
+        RetentionCall,
+        RetentionRun,
+        AccountCall,
+        EndCall,
+        AccountEnd,
     ),
 )
 
@@ -80,6 +116,7 @@ def whole() -> FastAPI:
     app = described()
     app.include_router(vault_routes(nothing, nothing, nothing, nothing, nothing))
     app.include_router(operator_routes(nothing, nothing, nothing, nothing))
+    app.include_router(duties_routes(nothing, nothing, nothing, nothing, signer=nothing, deployment=nothing))
     app.include_router(health_routes({}))
     return app
 

@@ -26,6 +26,7 @@ class _Entry(BaseModel):
         list[Literal["address", "name", "phone", "postal_address", "language", "time_zone"]], Field(min_length=1)
     ]
     approved: bool
+    announced_on: date | None = None
     approved_from: date = date(2000, 1, 1)
     sub_processors: list[_Text] = []
     transfer: Annotated[str, Field(max_length=500)] = ""
@@ -64,6 +65,7 @@ def read_processors(path: Path) -> list[Processor]:
             tuple(entry.sub_processors),
             entry.transfer,
             entry.reasons,
+            entry.announced_on,
         )
         for entry in entries
     ]

@@ -26,7 +26,11 @@ WITH given AS (
         AS g (account_id, index_secret, suppression_secret, wrapped)
 ), created AS (
     INSERT INTO accounts (account_id, index_secret, suppression_secret)
-    SELECT account_id, index_secret, suppression_secret FROM given ORDER BY account_id
+    SELECT account_id, index_secret, suppression_secret FROM given
+    WHERE NOT EXISTS (
+        SELECT FROM account_ends e WHERE e.account_id = given.account_id AND e.confirmed_at IS NOT NULL
+    )
+    ORDER BY account_id
     ON CONFLICT DO NOTHING
     RETURNING account_id
 )
@@ -107,22 +111,26 @@ FROM processors WHERE name = $1;
 -- The register as the file has it; who is no longer in the file loses its approval.
 WITH given AS (
     SELECT name, tool, fields, approved, country, purpose, approved_from, string_to_array(sub_processors, chr(31)) AS sub,
-        transfer, reasons
+        transfer, reasons, announced_on
     FROM unnest(
         $1::text[], $2::text[], $3::smallint[], $4::boolean[], $5::text[], $6::text[], $7::date[], $8::text[],
-        $9::text[], $10::text[]
-    ) AS p (name, tool, fields, approved, country, purpose, approved_from, sub_processors, transfer, reasons)
+        $9::text[], $10::text[], $11::date[]
+    ) AS p (
+        name, tool, fields, approved, country, purpose, approved_from, sub_processors, transfer, reasons, announced_on
+    )
 ), gone AS (
     UPDATE processors SET approved = false WHERE name <> ALL ($1::text[])
 )
 INSERT INTO processors (
-    name, tool, fields, approved, country, purpose, approved_from, sub_processors, transfer, reasons
+    name, tool, fields, approved, country, purpose, approved_from, sub_processors, transfer, reasons, announced_on
 )
-SELECT name, tool, fields, approved, country, purpose, approved_from, sub, transfer, reasons FROM given ORDER BY name
+SELECT name, tool, fields, approved, country, purpose, approved_from, sub, transfer, reasons, announced_on
+FROM given ORDER BY name
 ON CONFLICT (name) DO UPDATE SET
     tool = excluded.tool, fields = excluded.fields, approved = excluded.approved, country = excluded.country,
     purpose = excluded.purpose, approved_from = excluded.approved_from, sub_processors = excluded.sub_processors,
-    transfer = excluded.transfer, reasons = excluded.reasons, loaded_at = now();
+    transfer = excluded.transfer, reasons = excluded.reasons,
+    announced_on = excluded.announced_on, loaded_at = now();
 
 -- name: processors
 -- The whole register.
@@ -539,3 +547,7 @@ CROSS JOIN LATERAL (SELECT token, fields FROM disclosures WHERE call_id = c.id O
 -- The newest records without authority.
 SELECT topic, partition AS record_partition, record_offset, event_id, reason, seen_at
 FROM unauthorised ORDER BY seen_at DESC, record_offset DESC LIMIT $1;
+
+-- name: ended_accounts
+-- Which of some accounts have ended, or are about to.
+SELECT account_id FROM account_ends WHERE account_id = ANY ($1::text[]) AND confirmed_at IS NOT NULL;

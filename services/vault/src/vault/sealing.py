@@ -10,7 +10,7 @@ from common.contracts.vault import SealAnswer, SealCall, SealItem
 from common.ids import new_recipient_token
 from common.kafka.consumer import RetryableError
 from vault import store
-from vault.domain import FIELD_PLACES, FIELDS, INTEGRITY_FAILED, Refusal
+from vault.domain import ACCOUNT_ENDED, FIELD_PLACES, FIELDS, INTEGRITY_FAILED, Refusal
 from vault.errors import item_problem
 from vault.formats import Given, normal_address, read_person
 from vault.keys.blobs import BlobError
@@ -19,7 +19,7 @@ from vault.scope import scoped
 from vault.store import ChangedFields, IdentityKey, NewSubject, StoredSubject
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from common.postgres.pool import Connection, Pool
     from vault.domain import Access
@@ -45,11 +45,26 @@ async def seal(call: SealCall, access: Access, pool: Pool, keyring: Keyring) -> 
     for _ in range(2):
         found = await keyring.find_or_create(pool, account_ids)
         accounts = {account_id: found.get(account_id) for account_id in account_ids}
+        ended = await ended_accounts(pool, account_ids - found.keys())
         try:
-            return await _seal(call.items, read, access, pool, accounts)
+            return await _seal(call.items, _refuse_ended(call.items, read, ended), access, pool, accounts)
         except asyncpg.CheckViolationError:  # another process has ended the epoch whose key this one still had
             keyring.forget(())
     raise RetryableError("the epoch changed twice while a batch was sealed")
+
+
+async def ended_accounts(pool: Pool, without_keys: Collection[str]) -> set[str]:
+    """Return which of some accounts have no keys because they ended."""
+    if not without_keys:
+        return set()
+    async with scoped(pool, without_keys) as connection:
+        return await store.ended_accounts(connection, without_keys)
+
+
+def _refuse_ended(items: Sequence[SealItem], read: list[Given | Refusal], ended: set[str]) -> Sequence[Given | Refusal]:
+    if not ended:
+        return read
+    return [ACCOUNT_ENDED if item.account_id in ended else one for item, one in zip(items, read, strict=True)]
 
 
 async def _seal(

@@ -203,6 +203,11 @@ async def create_accounts(
     await connection.execute(SQL["create_accounts"], *_columns(rows, 4), epoch)
 
 
+async def ended_accounts(connection: Connection, account_ids: Iterable[str]) -> set[str]:
+    """Return which accounts have ended, or are about to."""
+    return {row[0] for row in await connection.fetch(SQL["ended_accounts"], list(account_ids))}
+
+
 async def find_subjects(
     connection: Connection, identities: Sequence[IdentityKey]
 ) -> Mapping[IdentityKey, StoredSubject]:
@@ -282,10 +287,11 @@ async def replace_processors(connection: Connection | Pool, register: Sequence[P
             _joined(one.sub_processors),
             one.transfer,
             one.reasons,
+            one.announced_on,
         )
         for one in register
     ]
-    await connection.execute(SQL["replace_processors"], *_columns(rows, 10))
+    await connection.execute(SQL["replace_processors"], *_columns(rows, 11))
 
 
 async def objecting_accounts(connection: Connection, processor: str, account_ids: Iterable[str]) -> set[str]:

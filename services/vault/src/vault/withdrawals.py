@@ -16,6 +16,7 @@ from common.ids import new_id
 from common.times import now, parse_rfc3339, rfc3339
 from vault import store
 from vault.domain import FLAG_OF_TOOL, KINDS, RESTRICTED, UNKNOWN_RECIPIENT, Refusal
+from vault.duties.rows import add_notices
 from vault.errors import item_problem
 from vault.finding import find_tokens
 from vault.formats import mail_address, normal_address, phone_number
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from vault.keys.accounts import AccountKeys
 
 _UNKNOWN = DoneAnswer(problem=item_problem(UNKNOWN_RECIPIENT))
+_NO_KEYS = Refusal(
+    410, "account-ended", "the account has ended, or its keys do not open: the vault keeps nothing for it"
+)
 _FIELD_OF_TOOL = {"email": "address", "telephony": "phone"}
 
 
@@ -102,6 +106,8 @@ class Withdrawals:
             await store.flag_persons(
                 connection, [(token, RESTRICTED * on, RESTRICTED * (not on)) for token, on in flags.items()]
             )
+            restricted = {token: known[token] for token, on in flags.items() if on}
+            await add_notices(connection, restricted, "restriction")
             events = [_event(token, known[token], "restriction", in_force=on) for token, on in flags.items()]
             stored = await store.add_to_outbox(connection, [encode(event) for event in events])
             await store.log_access(connection, access, answered=len(known), touched=sorted(known))
@@ -112,6 +118,7 @@ class Withdrawals:
         """Keep or lift opt-outs of addresses, whether anybody is known by them or not."""
         read = [_read(item) for item in call.items]
         accounts = await keyring.find_or_create(pool, {item.account_id for item in call.items})
+        read = [one if item.account_id in accounts else _NO_KEYS for item, one in zip(call.items, read, strict=True)]
         stored: list[StoredRecord] = []
         async with scoped(pool, accounts) as connection:
             found = await _persons_with(connection, read, accounts)

@@ -117,6 +117,10 @@ class KeyFolder:
         path.unlink(missing_ok=True)
         _sync(self._folder)
 
+    def describe_root(self) -> str:
+        """Return where the root lives and which it is."""
+        return self._root.describe()
+
     def rewrap(self) -> list[int]:
         """Wrap all keys anew by the present root, each file replaced whole; return their numbers."""
         if not self._folder.exists():
