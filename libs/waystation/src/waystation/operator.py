@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import httpx
@@ -10,7 +12,7 @@ from common.security.tokens import TokenIssuer
 from waystation.errors import CommandError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
     from types import TracebackType
 
@@ -81,14 +83,44 @@ class ServiceClient:
         """Return the JSON answer of a POST of a mail as it is."""
         return self._call("POST", service, path, content=mail, headers={"content-type": "message/rfc822"})
 
+    def download(self, service: str, path: str, file: Path, body: Mapping[str, Any] | None = None) -> int:
+        """Write an answer to a file that only its owner may read, as it comes; return its size in bytes.
+
+        With a body it is a POST, else a GET. A download that breaks off leaves what it has in `FILE.part`.
+        """
+        url, draft = self._stack.url(service) + path, file.with_name(f"{file.name}.part")
+        with (
+            self._translated(service, url),
+            self._http.stream(
+                "GET" if body is None else "POST",
+                url,
+                json=None if body is None else dict(body),
+                headers=self._issuer.headers(service),
+            ) as answer,
+        ):
+            if not answer.is_success:
+                answer.read()
+                _content(service, answer)
+            with open(draft, "wb", opener=_for_owner_only) as target:
+                target.writelines(answer.iter_bytes())
+        draft.replace(file)
+        return file.stat().st_size
+
     def _call(
         self, method: str, service: str, path: str, *, headers: Mapping[str, str] | None = None, **request: Any
     ) -> Any:
         url = self._stack.url(service)
-        try:
+        with self._translated(service, url):
             answer = self._http.request(
                 method, url + path, headers={**(headers or {}), **self._issuer.headers(service)}, **request
             )
+        return _content(service, answer)
+
+    @contextmanager
+    def _translated(self, service: str, url: str) -> Iterator[None]:
+        """Turn what can happen on the way into a CommandError with the next step."""
+        try:
+            yield
         except httpx.TimeoutException as error:
             raise CommandError(
                 f"{service} did not answer within {TIMEOUT_SECONDS:.0f} s",
@@ -99,7 +131,10 @@ class ServiceClient:
                 f"{service} cannot be reached at {url} ({type(error).__name__})",
                 "see what runs: waystation status; start what is missing: waystation up",
             ) from error
-        return _content(service, answer)
+
+
+def _for_owner_only(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _issuer(stack: Doors) -> TokenIssuer:

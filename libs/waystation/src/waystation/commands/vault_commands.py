@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from waystation.commands.duties_commands import COMMANDS
+from waystation.commands.persons import AccountOption, AddressOption, PhoneOption, TokenOption, person
 from waystation.errors import CommandError
 from waystation.operator import ServiceClient
 from waystation.output import HomeOption, JsonFlag, Output, table
@@ -15,22 +17,14 @@ from waystation.proof.access_log import verify_log
 from waystation.stack import Stack
 
 ENTRIES_AT_ONCE = 1000
-app = typer.Typer(help="Personal data: erasure, breach scope, the access log.", no_args_is_help=True)
+app = typer.Typer(
+    help="Personal data: persons' rights, retention, registers, erasure, breach scope, the access log.",
+    no_args_is_help=True,
+)
 app.command("verify-log")(verify_log)
 
-AccountOption = Annotated[str, typer.Option("--account", help="The account's id.")]
-TokenOption = Annotated[str | None, typer.Option("--token", help="The person's token.")]
-AddressOption = Annotated[str | None, typer.Option("--address", help="The person's e-mail address.")]
-PhoneOption = Annotated[str | None, typer.Option("--phone", help="The person's phone number.")]
-
-
-def person(account: str, token: str | None, address: str | None, phone: str | None) -> dict[str, Any]:
-    """Return how the vault is asked for a person; raise CommandError when nothing names one."""
-    given = {"token": token, "address": address, "phone": phone}
-    named = {name: value for name, value in given.items() if value is not None}
-    if len(named) != 1:
-        raise CommandError("nobody is named, or more than once", "give one of --token, --address, --phone")
-    return {"account_id": account, **named}
+for _name, _command in COMMANDS:
+    app.command(_name)(_command)
 
 
 @app.command()
