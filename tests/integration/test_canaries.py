@@ -128,6 +128,7 @@ def messages(canaries):
 def travelled(road, bus, planted):
     """Send the words down every path; return ids and recipients."""
     account = road.create_account(f"Canaries {now().timestamp()}")
+    assert asyncio.run(make_people(road, planted)) == [True, True]
     load = messages(planted)
     road.stack.stop_service("vault")
     starter = threading.Timer(2.0, road.stack.start_service, ["vault"])
@@ -142,6 +143,17 @@ def travelled(road, bus, planted):
     give_up(bus, ids)
     bus.wait_until_caught_up()
     return ids
+
+
+async def make_people(road, canaries):
+    """An account whose administrator and user are named; say whether each became a person of the vault."""
+    who = {"address": f"admin.{canaries.address}@kunden.example", "name": canaries.name}
+    other = {"address": f"user.{canaries.address}@kunden.example", "name": canaries.phrase}
+    body = {"name": f"People {new_id()}", "administrator": who, "users": [{"person": other}]}
+    token = TokenIssuer.from_file("operator", road.stack.identity_key("operator")).headers("ingestion")
+    async with httpx.AsyncClient(timeout=20, trust_env=False) as http:
+        answer = await http.post(f"{road.stack.url('ingestion')}/v1/accounts", json=body, headers=token)
+    return [bool(user["person_token"]) for user in answer.json()["users"]]
 
 
 def give_up(bus, ids):

@@ -194,7 +194,7 @@ async def make_harness(pool, limits=None, cycle_seconds=0.005) -> Harness:
     coalescer.start()
     app = described()
     app.include_router(public_routes(Door(pool, coalescer, congestion, Bodies(), RULES, verifier)))
-    app.include_router(operator_routes(pool, RULES, verifier))
+    app.include_router(operator_routes(pool, RULES, verifier, vault))
     client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://door")
     return Harness(
         pool,

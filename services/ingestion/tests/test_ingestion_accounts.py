@@ -37,6 +37,35 @@ async def test_users_get_grants_of_the_administrator(door):
     assert (str(row["granter_id"]), str(row["id"])) == (administrator["id"], user["grant_id"])
 
 
+async def test_who_the_people_of_an_account_are_goes_to_the_vault_and_only_a_token_stays(door):
+    account = await door.create_account(
+        "Second",
+        administrator={"address": "ines@second.example", "name": "Ines Winter"},
+        users=[{}, {"person": {"address": "omar@second.example"}}],
+    )
+    sealed = [(one.account_id, one.kind, one.address, one.fields, one.message_key) for one in door.vault.sealed]
+    assert sealed == [
+        (account["id"], "administrator", "ines@second.example", {"name": "Ines Winter"}, None),
+        (account["id"], "user", "omar@second.example", {}, None),
+    ]
+    tokens = [user["person_token"] for user in account["users"]]
+    assert tokens == [door.vault.tokens[account["id"], "ines@second.example"], None, tokens[2]]
+    rows = await door.pool.fetch("SELECT person_token FROM users WHERE account_id = $1", account["id"])
+    assert {row["person_token"] for row in rows} == set(tokens)
+
+
+async def test_a_person_that_the_vault_does_not_take_is_named_and_nothing_of_the_account_is_kept(door):
+    door.vault.refused["nobody"] = {"status": 422, "field": "address"}
+    body = {"name": "New", "users": [{"person": {"address": "nobody"}}]}
+    answer = await post(door, "/v1/accounts", body)
+    assert (answer.status_code, answer.json()["field"]) == (422, "users.0.person.address")
+    assert await door.count("accounts") == 1
+    door.vault.away = True
+    waits = await post(door, "/v1/accounts", {"name": "New", "administrator": {"address": "a@b.example"}})
+    assert waits.status_code == 503
+    assert await door.count("accounts") == 1
+
+
 async def test_a_name_is_taken_once_and_nothing_of_the_second_is_kept(door):
     users = await door.count("users")
     answer = await post(door, "/v1/accounts", {"name": "Lindqvist Opticians"})

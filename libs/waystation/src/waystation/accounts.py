@@ -113,12 +113,27 @@ def inbox_from(text: str) -> dict[str, str]:
     return {"address": address, **({"display_name": name} if name else {})}
 
 
+def person_from(text: str) -> dict[str, str]:
+    """Read `address` or `Name <address>` of a person.
+
+    Raises:
+        CommandError: it is neither.
+    """
+    name, address = parseaddr(text)
+    if "@" not in address:
+        raise CommandError("--administrator is no address", "write ines@shop.example or 'Ines <ines@shop.example>'")
+    return {"address": address, **({"name": name} if name else {})}
+
+
 @app.command()
 def create(
     name: Annotated[str, typer.Argument(help="Name of the business; each is there once.")],
     *,
     inbox: Annotated[
         list[str] | None, typer.Option("--inbox", help="ADDRESS or 'Name <ADDRESS>' to send from, repeatable.")
+    ] = None,
+    administrator: Annotated[
+        str | None, typer.Option("--administrator", help="ADDRESS or 'Name <ADDRESS>'; kept in the vault only.")
     ] = None,
     user: Annotated[bool, typer.Option("--user", help="Also a user under a grant; `send` then takes his key.")] = False,
     accept_rules: Annotated[
@@ -129,7 +144,10 @@ def create(
 ) -> None:
     """Create an account; its key is shown this once and kept for `waystation send`."""
     stack = Stack.open(home)
-    wanted = {"name": name, "inboxes": [inbox_from(each) for each in inbox or ()], "users": [{}] if user else []}
+    inboxes = [inbox_from(each) for each in inbox or ()]
+    wanted: dict[str, Any] = {"name": name, "inboxes": inboxes, "users": [{}] if user else []}
+    if administrator is not None:
+        wanted["administrator"] = person_from(administrator)
     with ServiceClient(stack) as services:
         created = create_account(services, KeyFile.of(stack), wanted, accept_rules=accept_rules)
     Output(as_json).show(created, lambda: created_text(created))

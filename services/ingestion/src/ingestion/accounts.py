@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
+from common.contracts.vault import SealCall, SealItem
 from common.http.problems import Problem
 from common.ids import new_id
 from common.postgres.queries import load_queries
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from common.postgres.pool import Connection, Pool
+    from ingestion.admission import Sealer
     from ingestion.domain import RulesInForce
 
 WAITING_MAX = 100_000
@@ -40,17 +42,26 @@ class NewInbox(_Written):
     display_name: Name | None = None
 
 
+class NewPerson(_Written):
+    """Who a user or administrator is: kept in the vault, as a person of that kind; here stands the token."""
+
+    address: Address
+    name: Name | None = None
+
+
 class NewUser(_Written):
     """A user whom the administrator authorises for some tools, until a time or without end."""
 
+    person: NewPerson | None = None
     tools: Annotated[tuple[Literal["email"], ...], Field(min_length=1, max_length=4)] = ("email",)
     ends_at: AwareDatetime | None = None
 
 
 class NewAccount(_Written):
-    """An account with one administrator. `accept_rules` names the version of the rules that he accepts."""
+    """An account with its administrator, and who that is. `accept_rules` names the version of the rules he accepts."""
 
     name: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\s\x00-\x1f](.*[^\s])?$")]
+    administrator: NewPerson | None = None
     inboxes: Annotated[tuple[NewInbox, ...], Field(max_length=100)] = ()
     users: Annotated[tuple[NewUser, ...], Field(max_length=100)] = ()
     accept_rules: Annotated[str, Field(max_length=20)] | None = None
@@ -64,12 +75,13 @@ class RulesAcceptance(_Written):
 
 
 class CreatedUser(BaseModel):
-    """A user with his key, which is shown this once."""
+    """A user with his key, which is shown this once, and his token in the vault."""
 
     id: str
     role: Literal["administrator", "user"]
     grant_id: str | None
     api_key: str
+    person_token: str | None = None
 
 
 class CreatedInbox(BaseModel):
@@ -128,21 +140,27 @@ class _Made:
 
     user: CreatedUser
     grant: NewUser | None
+    person: NewPerson | None
+    field: str
 
 
-async def create_account(pool: Pool, wanted: NewAccount, rules: RulesInForce) -> CreatedAccount:
-    """Store a new account, all or nothing.
+async def create_account(pool: Pool, wanted: NewAccount, rules: RulesInForce, sealer: Sealer) -> CreatedAccount:
+    """Store a new account, all or nothing; who its people are goes to the vault, and only there.
 
     Raises:
-        Problem: the name is taken, an inbox's address is none, or the version of the rules is not the one in force.
+        Problem: the name is taken, an address is none, or the version of the rules is not the one in force.
     """
     _check_version(wanted.accept_rules, rules)
     inboxes = [_inbox(inbox, f"inboxes.{at}.address") for at, inbox in enumerate(wanted.inboxes)]
-    made = [_Made(_user("administrator"), None), *(_Made(_user("user"), user) for user in wanted.users)]
+    made = [
+        _Made(_user("administrator"), None, wanted.administrator, "administrator"),
+        *(_Made(_user("user"), user, user.person, f"users.{at}.person") for at, user in enumerate(wanted.users)),
+    ]
     account_id = new_id()
     async with pool.acquire() as connection, connection.transaction():
         if await connection.fetchval(_Q["insert_account"], account_id, wanted.name) is None:
             raise Problem(409, "account-exists", "there is an account of this name: choose another name", field="name")
+        await _seal_people(sealer, account_id, made)
         await _insert_users(connection, account_id, made, wanted)
         for inbox, asked in zip(inboxes, wanted.inboxes, strict=True):
             values = (inbox.id, account_id, inbox.tool, inbox.address, asked.display_name)
@@ -157,6 +175,29 @@ async def create_account(pool: Pool, wanted: NewAccount, rules: RulesInForce) ->
         users=[each.user for each in made],
         inboxes=inboxes,
     )
+
+
+async def _seal_people(sealer: Sealer, account_id: str, made: Sequence[_Made]) -> None:
+    """Hand the people that were named to the vault; their users get the tokens."""
+    named = [(each, each.person) for each in made if each.person is not None]
+    if not named:
+        return
+    items = [
+        SealItem(
+            account_id=account_id,
+            message_id=each.user.id,
+            address=person.address,
+            fields={} if person.name is None else {"name": person.name},
+            kind=each.user.role,
+        )
+        for each, person in named
+    ]
+    answers = await sealer.seal(SealCall(purpose="intake", items=items))
+    for (each, _), answer in zip(named, answers, strict=True):
+        if answer.problem is not None:
+            field = f"{each.field}.{answer.problem.get('field', 'address')}"
+            raise Problem(422, "invalid-address", f"{field}: the vault does not take it as an address", field=field)
+        each.user.person_token = answer.token
 
 
 async def accept_rules(pool: Pool, account_id: UUID, version: str, rules: RulesInForce) -> None:
@@ -202,7 +243,8 @@ async def ledger(pool: Pool, account_id: UUID | None) -> LedgerTerms:
 async def _insert_users(connection: Connection, account_id: str, made: Sequence[_Made], wanted: NewAccount) -> None:
     administrator = made[0].user
     users = [each.user for each in made]
-    await connection.execute(_Q["insert_users"], [user.id for user in users], account_id, [user.role for user in users])
+    columns = zip(*((user.id, user.role, user.person_token) for user in users), strict=True)
+    await connection.execute(_Q["insert_users"], account_id, *map(list, columns))
     for each in made:
         user = each.user
         if each.grant is not None:

@@ -116,7 +116,7 @@ async def _start(app: FastAPI, settings: Settings, telemetry: Telemetry, stack: 
     door = Door(pool, coalescer, congestion, Bodies(), rules, operators, telemetry.tracer)
     app.include_router(health_routes(checks))
     app.include_router(public_routes(door))
-    app.include_router(operator_routes(pool, rules, operators))
+    app.include_router(operator_routes(pool, rules, operators, vault))
 
 
 async def _start_reading(

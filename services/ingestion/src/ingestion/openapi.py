@@ -42,7 +42,7 @@ def whole() -> FastAPI:
     nothing: Any = None
     app = described()
     app.include_router(public_routes(nothing))
-    app.include_router(operator_routes(nothing, nothing, nothing))
+    app.include_router(operator_routes(nothing, nothing, nothing, nothing))
     app.include_router(health_routes({}))
     return app
 

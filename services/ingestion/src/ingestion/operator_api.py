@@ -28,6 +28,7 @@ from ingestion.errors import ACCOUNT_EXISTS, INVALID_ADDRESS, UNKNOWN_ACCOUNT, V
 if TYPE_CHECKING:
     from common.postgres.pool import Pool
     from common.security.tokens import TokenVerifier
+    from ingestion.admission import Sealer
     from ingestion.domain import RulesInForce
 
 
@@ -45,7 +46,7 @@ class AcceptedRules(BaseModel):
     text_digest: str
 
 
-def operator_routes(pool: Pool, rules: RulesInForce, verifier: TokenVerifier) -> APIRouter:
+def operator_routes(pool: Pool, rules: RulesInForce, verifier: TokenVerifier, sealer: Sealer) -> APIRouter:
     """Return the routes; each answers the operator only."""
     router = APIRouter(prefix="/v1", tags=["operator"], dependencies=[Depends(operator_only(verifier))])
 
@@ -59,7 +60,7 @@ def operator_routes(pool: Pool, rules: RulesInForce, verifier: TokenVerifier) ->
 
         Limits: 100 inboxes and 100 users at creation.
         """
-        return await create_account(pool, wanted, rules)
+        return await create_account(pool, wanted, rules, sealer)
 
     @router.get("/accounts", responses=refuses(*OPERATORS))
     async def get_accounts() -> AccountList:

@@ -136,7 +136,8 @@ INSERT INTO accounts (id, name) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING RE
 
 -- name: insert_users
 -- Users and administrators of a new account.
-INSERT INTO users (id, account_id, role) SELECT id, $2, role FROM unnest($1::uuid[], $3::text[]) AS u (id, role)
+INSERT INTO users (id, account_id, role, person_token)
+SELECT id, $1, role, person_token FROM unnest($2::uuid[], $3::text[], $4::text[]) AS u (id, role, person_token)
 
 -- name: insert_grant
 -- What an administrator allows a user.
