@@ -19,14 +19,15 @@ WHERE e.token = ANY ($1::text[])
 ORDER BY e.token;
 
 -- name: disclosures
--- What was disclosed of each person, newest first, before an entry and up to a limit each; with the acknowledgement.
+-- What was disclosed of each person, newest first, before an entry and up to a limit each; with the acknowledgement. The
+-- inner part keeps the planner from reading the ledger backwards until it has met the person often enough.
 SELECT d.token, d.call_id, d.ordinal, l.at, l.provider, p.country, p.purpose AS why, d.fields, d.message_id,
     d.legal_basis, d.attempt,
     CASE WHEN i.spent_call = d.call_id AND i.spent_ordinal = d.ordinal THEN i.spent_at END AS acknowledged_at
 FROM unnest($1::text[]) AS w (token)
 CROSS JOIN LATERAL (
-    SELECT * FROM disclosures
-    WHERE token = w.token AND (call_id, ordinal) < ($2::bigint, $3::smallint)
+    SELECT * FROM (SELECT * FROM disclosures WHERE token = w.token OFFSET 0) AS theirs
+    WHERE (call_id, ordinal) < ($2::bigint, $3::smallint)
     ORDER BY call_id DESC, ordinal DESC LIMIT $4
 ) AS d
 CROSS JOIN LATERAL (SELECT at, provider FROM access_log WHERE id = d.call_id OFFSET 0) AS l
@@ -52,8 +53,8 @@ SELECT hash, account_id, tool, reason, made_at FROM suppressions WHERE hash = AN
 SELECT w.token, l.at, l.caller, l.operation, l.purpose
 FROM unnest($1::text[]) AS w (token)
 CROSS JOIN LATERAL (
-    SELECT id, at, caller, operation, purpose FROM access_log
-    WHERE touched @> ARRAY[w.token] AND outcome = 'answered'
+    SELECT * FROM (SELECT * FROM access_log WHERE touched @> ARRAY[w.token] OFFSET 0) AS theirs
+    WHERE outcome = 'answered'
     ORDER BY id DESC LIMIT $2
 ) AS l
 ORDER BY w.token, l.id;
