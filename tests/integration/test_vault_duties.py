@@ -37,6 +37,7 @@ from vault.keys.blobs import BlobError, decrypt, named
 from vault.keys.epochs import KeyFolder
 from vault.keys.root import RootKey
 from vault.openapi import described
+from vault.rates import Rates
 from vault.scope import EVERY_ACCOUNT, scoped
 from vault.store import Spent
 from waystation.stack import Stack
@@ -91,7 +92,7 @@ class Vault:
     def __init__(self, pool, keyring) -> None:
         self.pool, self.keyring, self.kafka = pool, keyring, FakePublisher()
         verifier = TokenVerifier("vault", {name: key.public_key() for name, key in KEYS.items()})
-        gate, app = Gate(verifier, pool), described()
+        gate, app = Gate(verifier, pool, Rates()), described()
         app.include_router(vault_routes(gate, pool, keyring, self.kafka, self.kafka))
         signer = Signer("vault", SIGNING)
         app.include_router(duties_routes(gate, pool, keyring, self.kafka, signer=signer, deployment=DEPLOYMENT))
@@ -218,7 +219,7 @@ async def test_who_received_what_about_me_when_and_on_which_basis(vault, account
         (True, "a" * 64, "form")
     ]
     newest, oldest = found["disclosures"]
-    assert (newest["provider"], newest["fields"], newest["outcome"]) == (
+    assert (newest["provider"], newest["fields"], newest["hand_over"]) == (
         "smtp.named",
         ["address", "name"],
         "may-have-happened",
@@ -228,7 +229,7 @@ async def test_who_received_what_about_me_when_and_on_which_basis(vault, account
         "consent:form-1",
         "hand-over",
     )
-    assert (oldest["outcome"], oldest["acknowledged_at"]) == ("acknowledged", "2026-01-31T09:30:00.000Z")
+    assert (oldest["hand_over"], oldest["acknowledged_at"]) == ("acknowledged", "2026-01-31T09:30:00.000Z")
     assert [(one["provider"], one["disclosures"], one["acknowledged"]) for one in found["recipients"]] == [
         ("smtp.default", 1, 1),
         ("smtp.named", 1, 0),
@@ -627,6 +628,7 @@ async def test_an_account_that_was_sealed_for_during_its_end_keeps_nobody(vault,
             (answer,) = await second.seal(item(account, f"{uuid.uuid4()}@example.org"))
             if kind(answer) == "account-ended":
                 return
+            await asyncio.sleep(0.02)
 
     sealing = asyncio.create_task(go_on())
     done = await vault.done(

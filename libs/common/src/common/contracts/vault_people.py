@@ -37,7 +37,7 @@ class ExportCall(_Call, frozen=True):
 
 
 class ExportedDisclosure(_Answer, frozen=True):
-    """What one provider received, or may have: `outcome` is `acknowledged` only with the provider's receipt.
+    """What one provider received, or may have: `hand_over` is `acknowledged` only with the provider's receipt.
 
     `why` and `country` are the processor's in the register of today; null when it is in none any more.
     """
@@ -51,7 +51,7 @@ class ExportedDisclosure(_Answer, frozen=True):
     message_id: str
     legal_basis: str
     attempt: int
-    outcome: Literal["acknowledged", "may-have-happened"]
+    hand_over: Literal["acknowledged", "may-have-happened"]
     acknowledged_at: str | None
 
 

@@ -237,7 +237,7 @@ def _disclosure(row: Mapping[str, Any]) -> ExportedDisclosure:
         message_id=row["message_id"],
         legal_basis=row["legal_basis"],
         attempt=row["attempt"],
-        outcome="may-have-happened" if acknowledged_at is None else "acknowledged",
+        hand_over="may-have-happened" if acknowledged_at is None else "acknowledged",
         acknowledged_at=None if acknowledged_at is None else rfc3339(acknowledged_at),
     )
 
@@ -254,7 +254,7 @@ def sum_up(disclosures: Sequence[ExportedDisclosure]) -> list[ExportedRecipient]
             why=some[0].why,
             fields=[name for name in FIELDS if any(name in one.fields for one in some)],
             disclosures=len(some),
-            acknowledged=sum(one.outcome == "acknowledged" for one in some),
+            acknowledged=sum(one.hand_over == "acknowledged" for one in some),
             first=some[-1].at,
             last=some[0].at,
         )

@@ -37,7 +37,7 @@ def disclosure(
         "message_id": "m",
         "legal_basis": "contract",
         "attempt": 1,
-        "outcome": "acknowledged" if acknowledged else "may-have-happened",
+        "hand_over": "acknowledged" if acknowledged else "may-have-happened",
         "acknowledged_at": at if acknowledged else None,
         **rest,
     }
