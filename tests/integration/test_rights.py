@@ -371,6 +371,22 @@ async def test_an_operators_route_refuses_who_is_not_the_operator(road, service)
         assert set(answers.values()) == {(403, "application/problem+json")}, principal
 
 
+@pytest.mark.parametrize("principal", SERVICES)
+async def test_the_vaults_routes_for_the_operator_refuse_every_service(road, principal):
+    """Routes that the document opens for the operator's token and no other."""
+    async with httpx.AsyncClient(base_url=road.stack.url("vault"), trust_env=False) as http:
+        document = (await http.get("/openapi.json")).json()
+    theirs = [
+        (method, path)
+        for path, methods in document["paths"].items()
+        for method, said in methods.items()
+        if said["security"] == [{"operatorToken": []}] and said["tags"] != ["operator"]
+    ]
+    assert len(theirs) > 15
+    answers = await statuses(road, "vault", theirs, issuer(road, principal).headers("vault"))
+    assert set(answers.values()) == {(403, "application/problem+json")}
+
+
 async def test_an_account_sees_no_trace_without_its_key_and_not_that_of_others(road):
     mine, other = (road.create_account(f"{name} {time.time()}") for name in ("Mine", "Other"))
     (sent,) = await road.send(mine, items(["trace@kunden.example"]))
