@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -12,7 +13,6 @@ from hypothesis import strategies as st
 from moderation.models import HEADS, ModelBank, ModelFileError
 from moderation.models.features import Hasher
 from moderation.models.linear import TEXT_CHARACTERS_MAX, LinearModel, lines_of
-from moderation.models.thresholds import THRESHOLDS_FILE, TOOLS, read_thresholds
 from moderation.models.weights import WEIGHTS
 from moderation.models.wordpiece import WordPiece, plain_letters
 from moderation.text import normalise
@@ -78,7 +78,7 @@ def test_any_text_is_scored(bank, texts):
     assert np.isfinite(found).all()
 
 
-@pytest.mark.parametrize("name", ["linear.npz", "manifest.json"])
+@pytest.mark.parametrize("name", ["linear.npz", "encoder.onnx", "vocabulary.txt", "manifest.json"])
 def test_a_file_that_is_missing_is_named(tmp_path, name):
     folder = shutil.copytree(WEIGHTS, tmp_path / "weights")
     (folder / name).unlink()
@@ -116,19 +116,6 @@ def test_all_weights_together_stay_under_25_megabytes():
     assert sum(file.stat().st_size for file in WEIGHTS.iterdir()) < 25e6
 
 
-def test_thresholds_name_every_head_and_tool():
-    found = read_thresholds(WEIGHTS / THRESHOLDS_FILE)
-    assert {head: set(tools) for head, tools in found.items()} == {head: set(TOOLS) for head in HEADS}
-
-
-def test_a_threshold_file_without_a_tool_is_refused(tmp_path):
-    found = read_thresholds(WEIGHTS / THRESHOLDS_FILE)
-    del found["spam"]["sms"]
-    (tmp_path / "t.json").write_text(json.dumps(found))
-    with pytest.raises(ModelFileError, match="spam: no threshold for sms"):
-        read_thresholds(tmp_path / "t.json")
-
-
 @pytest.mark.parametrize(
     ("text", "head"),
     [
@@ -140,10 +127,28 @@ def test_a_threshold_file_without_a_tool_is_refused(tmp_path):
         ("selling cocaine and mdma, best quality, stealth shipping, dm me on telegram", "drugs"),
     ],
 )
-def test_plain_cases_are_caught_and_business_is_not(bank, text, head):
-    limit = read_thresholds(WEIGHTS / THRESHOLDS_FILE)[head]["chat"]
+def test_plain_cases_are_caught_and_business_is_not(bank, policy, text, head):
+    limit = policy.document.threshold(head, "widget")
     bad, good = bank.score([text, "your appointment with dr weber is on tuesday at 10:30. reply yes to confirm"])
     assert bad.by_head[head] >= limit > good.by_head[head]
+
+
+def test_the_second_tier_reads_what_the_first_is_not_sure_of_and_no_business(bank):
+    bad, good = bank.score(
+        ["all of them are vermin and should be shot", "your invoice is attached. kind regards, anna"]
+    )
+    assert bad.tiers == ("linear", "encoder")
+    assert good.tiers == ("linear",)
+
+
+def test_what_waits_for_the_second_tier_is_finished_later_and_elsewhere(bank):
+    texts = read(TEXTS)
+    begun = bank.begin(texts)
+    assert begun.waiting
+    assert set(begun.waiting) < set(range(len(texts)))
+    with ThreadPoolExecutor(1) as threads:
+        elsewhere = threads.submit(bank.finish, begun).result()
+    assert np.array_equal(lines(elsewhere), lines(bank.score(texts)))
 
 
 def own(rows, spans, place):

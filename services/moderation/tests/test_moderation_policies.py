@@ -1,6 +1,8 @@
 # ruff: noqa: RUF001  disguised letters are the subject
 """Policies of named features: unknowns, shadow, drafts, circles, thresholds per tool, replay."""
 
+from typing import NamedTuple
+
 import pytest
 
 from moderation.domain import ENGINE, in_ten_thousandths, scores_in_ten_thousandths, screen
@@ -85,15 +87,22 @@ class Scores:
         ) | {"phish": phish}
 
 
+class BegunTexts(NamedTuple):
+    waiting: range
+
+
 class Models:
     digest = "model@sha256:0"
 
     def __init__(self, phish):
         self.phish, self.asked = phish, []
 
-    def score(self, texts):
+    def begin(self, texts):
         self.asked += texts
-        return [Scores(self.phish) for _ in texts]
+        return BegunTexts(waiting=range(len(texts)))
+
+    def finish(self, begun):
+        return [Scores(self.phish) for _ in begun.waiting]
 
 
 def test_a_threshold_is_per_tool_and_a_score_over_it_names_the_head():

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 Split = Literal["train", "calibrate", "test"]
 _LETTERS = re.compile(r"[\W_]+")
 _CALIBRATE_PERCENT, _TEST_PERCENT = 6, 8
+CLEAN_SOURCES = {"banking77", "clinc150", "enron_spam", "spamassassin", "uci_sms", "mendeley_sms"}
+CLEAN_SECTIONS = {"codes", "orders", "appointments", "office", "care"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,13 @@ class Row:
     def label(self, head: str) -> int:
         """Return 1, 0 or -1 (unknown)."""
         return 1 if head in self.positive else 0 if head in self.negative else -1
+
+
+def is_clean(row: Row) -> bool:
+    """Whether a row is honest business text."""
+    if row.source == "synthetic":
+        return row.origin in CLEAN_SECTIONS
+    return row.source in CLEAN_SOURCES and not row.positive and "spam" in row.negative and "toxic" in row.negative
 
 
 def split_of(text: str) -> Split:

@@ -1,4 +1,8 @@
-"""Measure shipped weights on the development split: `python -m training.evaluate --data FOLDER --out FILE.md`."""
+"""Measure what is shipped on the development split: `python -m training.evaluate --data FOLDER --out FILE.md`.
+
+The policy, signals and models together, through the `Screener` that the service runs; the tables replace what stands
+between two marks of the page.
+"""
 
 from __future__ import annotations
 
@@ -6,150 +10,211 @@ import argparse
 import time
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from sklearn.metrics import average_precision_score
 
+from moderation.mail import MailParts, TextPart
+from moderation.mail.read import links_in
 from moderation.models import HEADS, ModelBank
-from moderation.models.thresholds import THRESHOLDS_FILE, read_thresholds
-from moderation.text import normalise
+from moderation.policy.reading import read_policy
+from moderation.screening import Case, Screener
 from training.augment import disguise
-from training.corpus import Row, read_rows
+from training.corpus import CLEAN_SOURCES, Row, is_clean, read_rows
 from training.synthesis import synthetic_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
-    Scored = NDArray[np.float32]
+    from moderation.domain import Decision
 
-CLEAN_SOURCES = {"banking77", "clinc150", "enron_spam", "spamassassin", "uci_sms", "mendeley_sms"}
-CLEAN_SECTIONS = {"codes", "orders", "appointments", "office", "care"}
-TOOL_OF_CHANNEL = {"email": "email", "sms": "sms", "form": "form"}
+    Flags = NDArray[np.bool_]
+    Numbers = NDArray[np.float64]
+
+TOOL_OF_CHANNEL = {"email": "email", "sms": "telephony", "form": "form"}
+HATE_FUNCTIONS = {
+    "hate_statement", "hate_slur", "hate_threat", "hate_pronoun", "hate_rant", "counter", "negated", "neutral_identity",
+    "reclaimed", "other_target", "object", "profanity",
+}  # fmt: skip
+MAIL, TEXT_MESSAGES = {"enron_spam", "spamassassin"}, {"uci_sms", "mendeley_sms"}
 DISGUISES = ("invisible", "lookalike", "leet", "spaced", "swapped")
+DISGUISED_MAX, BATCH = 600, 200
+BEGIN, END = "<!-- make eval: begin -->", "<!-- make eval: end -->"
+
+
+class Judged(NamedTuple):
+    """Rows and what screening says of them: [rows, heads] labels (1, 0, -1 unknown), scores, heads over threshold."""
+
+    rows: Sequence[Row]
+    labels: NDArray[np.int64]
+    scores: Numbers
+    over: Flags
+    decisions: Sequence[Decision]
+
+    def where(self, chosen: Iterable[bool]) -> Judged:
+        """Return a part."""
+        places = [place for place, wanted in enumerate(chosen) if wanted]
+        some = [self.rows[place] for place in places], [self.decisions[place] for place in places]
+        return Judged(some[0], self.labels[places], self.scores[places], self.over[places], some[1])
 
 
 def main() -> None:
-    """Score the test rows once and write tables."""
+    """Judge the held rows once and write tables."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--weights", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
+    for name in ("data", "weights", "policy", "out"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
     given = parser.parse_args()
-    bank = ModelBank.load(given.weights)
-    thresholds = read_thresholds(given.weights / THRESHOLDS_FILE)
-    rows = [row for row in [*read_rows(given.data), *synthetic_rows()] if row.split == "test"]
+    screener = Screener(read_policy(given.policy), ModelBank.load(given.weights))
+    rows = [row for row in [*read_rows(given.data), *synthetic_rows()] if row.split != "train"]
     began = time.process_time()
-    scored, tiers = score(bank, [row.text for row in rows])
-    spent = time.process_time() - began
-    limits = np.array([[thresholds[head][tool_of(row)] for head in HEADS] for row in rows], np.float32)
+    held = judged(screener, rows)
+    spent = (time.process_time() - began) / len(rows)
+    test = held.where(row.split == "test" for row in rows)
+    deep = np.mean(["encoder" in decision.tiers for decision in held.decisions])
     lines = [
-        f"Weights `{bank.digest[:16]}`; {len(rows)} texts of the test split, of which",
-        f"{sum(row.source == 'synthetic' for row in rows)} synthetic; {spent / len(rows) * 1e6:.0f} us of CPU each;",
-        f"{np.mean([len(one) > 1 for one in tiers]):.0%} reached tier 2.",
+        BEGIN,
+        f"Policy `{screener.policy.name[:23]}`, models `{str(screener.model)[:16]}`. {len(rows)} texts that no model",
+        f"was trained on: {len(test.rows)} of the test split, the others chose calibration and thresholds, so their",
+        f"figures flatter a little. {spent * 1e6:.0f} us of CPU a text, {deep:.0%} reached tier 2 (half are abuse).",
         "",
-        *_by_head(rows, scored, limits),
-        *_clean(rows, scored, limits, tiers),
-        *_sections(rows, scored, limits),
-        *_disguised(bank, rows, scored, limits),
+        *_measures(screener, held, test),
+        *_by_head(test),
+        *_clean(held),
+        *_sections(test),
+        END,
     ]
-    given.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    before, _, rest = given.out.read_text(encoding="utf-8").partition(BEGIN)
+    given.out.write_text(before + "\n".join(lines) + rest.partition(END)[2], encoding="utf-8")
     print("\n".join(lines))
 
 
-def score(bank: ModelBank, texts: Sequence[str]) -> tuple[Scored, list[tuple[str, ...]]]:
-    """Return scores [texts, heads] and tiers, of texts as they were written."""
-    found = bank.score([normalise(text).text for text in texts])
-    return np.array([[one.by_head[head] for head in HEADS] for one in found], np.float32), [one.tiers for one in found]
+def judged(screener: Screener, rows: Sequence[Row]) -> Judged:
+    """Screen rows as messages of the tool that their channel stands for."""
+    decisions = list(_screened(screener, rows))
+    labels = np.array([[row.label(head) for head in HEADS] for row in rows])
+    over = np.array([[head in decision.heads for head in HEADS] for decision in decisions])
+    return Judged(rows, labels, np.array([decision.scores for decision in decisions]), over, decisions)
 
 
-def tool_of(row: Row) -> str:
-    """Return the tool whose thresholds a row is measured with."""
-    return TOOL_OF_CHANNEL.get(row.channel, "chat")
+def _screened(screener: Screener, rows: Sequence[Row], texts: Sequence[str] | None = None) -> Iterator[Decision]:
+    written = texts or [row.text for row in rows]
+    for begin in range(0, len(rows), BATCH):
+        some = zip(rows[begin : begin + BATCH], written[begin : begin + BATCH], strict=True)
+        yield from screener.screen([_case(row, text) for row, text in some])
+
+
+def _case(row: Row, text: str) -> Case:
+    return Case(MailParts("", (TextPart("text", text),), links_in(text)), TOOL_OF_CHANNEL.get(row.channel, "widget"))
+
+
+def _measures(screener: Screener, held: Judged, test: Judged) -> Iterator[str]:
+    yield _header("measure, asked (on private data), here, texts")
+    hate, phish, spam = (HEADS.index(head) for head in ("hate", "phish", "spam"))
+    functions = test.where(row.source == "hatemojibuild" or row.origin in HATE_FUNCTIONS for row in test.rows)
+    functions = functions.where(functions.labels[:, hate] >= 0)
+    right = functions.over[:, hate] == (functions.labels[:, hate] == 1)
+    hateful = functions.labels[:, hate] == 1
+    yield (
+        f"| hate by functions, accuracy (hateful / not) | 82 % (- / 62 %) "
+        f"| {right.mean():.1%} ({right[hateful].mean():.1%} / {right[~hateful].mean():.1%}) | {len(right)} |"
+    )
+    real = test.where(row.source != "synthetic" for row in test.rows)
+    for head, asked in (("sexual", ".92"), ("hate", ".65"), ("threat", ".42"), ("toxic", ".40")):
+        place = HEADS.index(head)
+        average, known = average_precision(real.labels[:, place], real.scores[:, place])
+        yield f"| average precision of {head} | {asked} | {average:.3f} | {known} |"
+    short = held.where(row.source in TEXT_MESSAGES and row.label("spam") >= 0 for row in held.rows)
+    true = short.labels[:, spam] == 1
+    both = 2 * (short.over[:, spam] & true).sum() / (short.over[:, spam].sum() + true.sum())
+    yield f"| F1 of spam in text messages | .96 | {both:.3f} | {len(true)} |"
+    for name, place, share, asked, source in (
+        ("spam mail caught at 0.2 % false", spam, 0.002, "92 %", MAIL),
+        ("phishing caught at 1 % false", phish, 0.01, "80 %", None),
+    ):
+        some = held.where(row.source in source if source else row.channel in {"email", "sms"} for row in held.rows)
+        known = some.where(some.labels[:, place] >= 0)
+        recall = _recall_at(known.labels[:, place], known.scores[:, place], share)
+        yield f"| {name} | {asked} | {recall:.1%} | {len(known.rows)} |"
+    yield from _disguised(screener, test)
+    yield ""
+
+
+def _recall_at(labels: NDArray[np.int64], scores: Numbers, false_share: float) -> float:
+    """Return how many positives are above all but this share of the negatives."""
+    limit = np.sort(scores[labels == 0])[::-1][int((labels == 0).sum() * false_share)]
+    return float((scores[labels == 1] > limit).mean())
+
+
+def average_precision(labels: NDArray[np.int64], scores: Numbers) -> tuple[float, int]:
+    """Return the mean of precision over the positives, best score first (ties as one), and how many are known."""
+    known = labels >= 0
+    true, found = labels[known] == 1, scores[known]
+    order = np.argsort(-found, kind="stable")
+    ends = np.searchsorted(-found[order], -found[order], side="right")
+    caught = np.cumsum(true[order])[ends - 1]
+    return float((caught / ends)[true[order]].mean()), int(known.sum())
+
+
+def _disguised(screener: Screener, test: Judged) -> Iterator[str]:
+    caught = ((test.labels == 1) & test.over).any(1)
+    some = test.where(flag and len(row.text) < 400 for flag, row in zip(caught, test.rows, strict=True))
+    some = some.where(place < DISGUISED_MAX for place in range(len(some.rows)))
+    before = (some.labels == 1) & some.over
+    asked = dict(zip(DISGUISES, ("100 %", "100 %", "95 %", "95 %", "80 %"), strict=True))
+    for kind in DISGUISES:
+        random = Random(3)
+        texts = [disguise(row.text, kind, random) for row in some.rows]
+        again = [[head in decision.heads for head in HEADS] for decision in _screened(screener, some.rows, texts)]
+        kept = (before & np.array(again)).any(1).mean()
+        yield f"| caught although disguised: {kind} | {asked[kind]} | {kept:.1%} | {len(texts)} |"
+
+
+def _by_head(test: Judged) -> Iterator[str]:
+    yield _header(
+        "head, known, true, AP, AP without synthetic, caught, missed, false alarms, passed, precision, recall"
+    )
+    real = np.array([row.source != "synthetic" for row in test.rows])
+    for place, head in enumerate(HEADS):
+        labels, over, scores = test.labels[:, place], test.over[:, place], test.scores[:, place]
+        true, false = labels == 1, labels == 0
+        cells = [int((kind & flag).sum()) for kind in (true, false) for flag in (over, ~over)]
+        of_real = average_precision(labels[real], scores[real])[0] if (labels[real] == 1).sum() >= 3 else float("nan")
+        yield (
+            f"| {head} | {int((labels >= 0).sum())} | {int(true.sum())} | {average_precision(labels, scores)[0]:.3f} "
+            f"| {of_real:.3f} | {' | '.join(map(str, cells))} | {cells[0] / max(cells[0] + cells[2], 1):.3f} "
+            f"| {cells[0] / max(int(true.sum()), 1):.3f} |".replace("nan", "-")
+        )
+    yield ""
+
+
+def _clean(held: Judged) -> Iterator[str]:
+    yield _header("clean business text, texts, to tier 2, held or blocked: not for spam, held or blocked: spam alone")
+    clean = held.where(map(is_clean, held.rows))
+    for source in [*sorted(CLEAN_SOURCES), "synthetic", "all"]:
+        some = clean.where(source in {row.source, "all"} for row in clean.rows)
+        if not some.rows:
+            continue
+        stopped = np.array([decision.action != "allow" for decision in some.decisions])
+        spam_alone = stopped & np.array([set(decision.heads) <= {"spam"} for decision in some.decisions])
+        deep = np.mean(["encoder" in decision.tiers for decision in some.decisions])
+        shares = f"{(stopped & ~spam_alone).mean():.2%} | {spam_alone.mean():.2%}"
+        yield f"| {source} | {len(stopped)} | {deep:.1%} | {shares} |"
+    yield ""
+
+
+def _sections(test: Judged) -> Iterator[str]:
+    yield _header("texts written for the project, texts, right on every known head")
+    for section in dict.fromkeys(row.origin for row in test.rows if row.source == "synthetic"):
+        some = test.where(row.origin == section and row.source == "synthetic" for row in test.rows)
+        right = ((some.labels < 0) | (some.over == (some.labels == 1))).all(1)
+        yield f"| {section} | {len(right)} | {right.mean():.1%} |"
 
 
 def _header(names: str) -> str:
     cells = names.split(", ")
     return f"| {' | '.join(cells)} |\n|{'---|' * len(cells)}"
-
-
-def _by_head(rows: Sequence[Row], scored: Scored, limits: Scored) -> Iterable[str]:
-    yield _header(
-        "head, known, true, AP, AP without synthetic, caught, missed, false alarms, passed, precision, recall"
-    )
-    real = np.array([row.source != "synthetic" for row in rows])
-    for place, head in enumerate(HEADS):
-        labels = np.array([row.label(head) for row in rows])
-        over = scored[:, place] >= limits[:, place]
-        true, false = labels == 1, labels == 0
-        cells = [
-            int((true & over).sum()),
-            int((true & ~over).sum()),
-            int((false & over).sum()),
-            int((false & ~over).sum()),
-        ]
-        precision = cells[0] / max(cells[0] + cells[2], 1)
-        yield (
-            f"| {head} | {int((true | false).sum())} | {int(true.sum())} | {_ap(labels, scored[:, place])} "
-            f"| {_ap(labels[real], scored[real, place])} | {' | '.join(map(str, cells))} "
-            f"| {precision:.3f} | {cells[0] / max(int(true.sum()), 1):.3f} |"
-        )
-    yield ""
-
-
-def _ap(labels: NDArray[np.int64], scores: Scored) -> str:
-    known = labels >= 0
-    if (labels[known] == 1).sum() < 3:
-        return "-"
-    return f"{average_precision_score(labels[known], scores[known]):.3f}"
-
-
-def is_clean(row: Row) -> bool:
-    """Whether a row is honest business text."""
-    if row.source == "synthetic":
-        return row.origin in CLEAN_SECTIONS
-    return row.source in CLEAN_SOURCES and not row.positive and "spam" in row.negative and "toxic" in row.negative
-
-
-def _clean(rows: Sequence[Row], scored: Scored, limits: Scored, tiers: list[tuple[str, ...]]) -> Iterable[str]:
-    yield _header("clean business text, texts, to tier 2, not spam but over, spam over, not spam but .5, spam .5")
-    spam = HEADS.index("spam")
-    for source in [*sorted(CLEAN_SOURCES), "synthetic", "all"]:
-        chosen = [n for n, row in enumerate(rows) if is_clean(row) and source in {row.source, "all"}]
-        if not chosen:
-            continue
-        shares = []
-        for limit in (limits[chosen], np.float32(0.5)):
-            over = scored[chosen] >= limit
-            shares += [np.delete(over, spam, 1).any(1).mean(), over[:, spam].mean()]
-        deep = np.mean([len(tiers[n]) > 1 for n in chosen])
-        yield f"| {source} | {len(chosen)} | {deep:.1%} | {' | '.join(f'{share:.2%}' for share in shares)} |"
-    yield ""
-
-
-def _sections(rows: Sequence[Row], scored: Scored, limits: Scored) -> Iterable[str]:
-    yield _header("synthetic section, texts, right on every known head")
-    for section in dict.fromkeys(row.origin for row in rows if row.source == "synthetic"):
-        chosen = [n for n, row in enumerate(rows) if row.origin == section and row.source == "synthetic"]
-        labels = np.array([[rows[n].label(head) for head in HEADS] for n in chosen])
-        over = scored[chosen] >= limits[chosen]
-        right = ((labels < 0) | (over == (labels == 1))).all(1)
-        yield f"| {section} | {len(chosen)} | {right.mean():.1%} |"
-    yield ""
-
-
-def _disguised(bank: ModelBank, rows: Sequence[Row], scored: Scored, limits: Scored) -> Iterable[str]:
-    yield _header("disguise, texts caught without it, of these still caught")
-    labels = np.array([[row.label(head) for head in HEADS] for row in rows]) == 1
-    chosen = [n for n in np.flatnonzero((labels & (scored >= limits)).any(1)) if len(rows[n].text) < 400][:600]
-    for kind in DISGUISES:
-        random = Random(3)
-        again, _ = score(bank, [disguise(rows[n].text, kind, random) for n in chosen])
-        kept = (labels[chosen] & (scored >= limits)[chosen] & (again >= limits[chosen])).any(1)
-        yield f"| {kind} | {len(chosen)} | {kept.mean():.1%} |"
-    yield ""
 
 
 if __name__ == "__main__":

@@ -15,15 +15,14 @@ from moderation.models.encoder import Encoder
 from moderation.models.heads import HEADS
 from moderation.models.linear import LinearModel
 from training.calibrate import mix
-from training.corpus import read_rows
+from training.corpus import is_clean, read_rows
 from training.encoder import installed_minilm, vocabulary
-from training.evaluate import is_clean
 from training.export import export
 from training.reading import as_read
 from training.synthesis import synthetic_rows
 
-TOKENS_MAX = 128
-CLEAN_PER_HEAD, CLEAN_BY_NEED = 0.002, 0.03
+TOKENS_MAX = 96
+CLEAN_PER_HEAD, CLEAN_BY_NEED = 0.001, 0.015
 """Share of clean business text that each head's gate, and the column of need, may send to tier 2."""
 
 

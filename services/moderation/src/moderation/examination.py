@@ -176,11 +176,12 @@ def _count_letters(found: Examination) -> None:
     characters = capitals = letters = exclamations = digits = 0
     for normal in texts:
         raw = normal.source.encode("utf-8", "replace")
+        rest = raw.translate(None, _LETTERS)
         characters += len(normal.source)
-        exclamations += raw.count(b"!")
-        letters += len(raw) - len(raw.translate(None, _LETTERS))
+        letters += len(raw) - len(rest)
         capitals += len(raw) - len(raw.translate(None, _CAPITALS))
-        digits += len(raw) - len(raw.translate(None, _DIGITS))
+        exclamations += rest.count(b"!")
+        digits += len(rest) - len(rest.translate(None, _DIGITS))
         if any(normal.signs):
             for offset, count in enumerate(normal.signs):
                 values[_SIGNS_AT + offset] += count  # type: ignore[operator]

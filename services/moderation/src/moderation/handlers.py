@@ -239,7 +239,10 @@ async def _screen(
     for slice_ in _slices(opened):
         readable = [item for item in slice_ if item.content is not None]
         cases = [_case(item, screened_at, watch) for item in readable]
-        decisions = screener.screen(cases, policy)
+        screening = screener.begin(cases, policy)
+        if screening.takes_long:
+            await asyncio.to_thread(screening.ask_models)
+        decisions = screening.decisions()
         if watch is not None:
             accounts = [item.judged.verified.instruction.account_id for item in readable]
             watch.judged(policy, accounts, cases, decisions)

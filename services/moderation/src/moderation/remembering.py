@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
-    from moderation.screening import ModelScores, Scorer
+    from moderation.screening import BegunScores, ModelScores, Scorer
 
 TEXTS_MAX = 1024
 CHARACTERS_MAX = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """Texts, what is known of some, and what the models have begun of the others."""
+
+    texts: Sequence[str]
+    known: Mapping[str, ModelScores]
+    unknown: Sequence[str]
+    begun: BegunScores | None
+
+    @property
+    def waiting(self) -> Collection[int]:
+        """The unknown texts that take milliseconds."""
+        return () if self.begun is None else self.begun.waiting
 
 
 class RememberedScores:
@@ -27,14 +43,19 @@ class RememberedScores:
         """The digest of the models behind it."""
         return self._scorer.digest
 
-    def score(self, texts: Sequence[str], /) -> Sequence[ModelScores]:
+    def begin(self, texts: Sequence[str], /) -> Begun:
+        """Begin with the texts that nothing is known of."""
+        known = {text: self._kept[text] for text in texts if text in self._kept}
+        unknown = [text for text in dict.fromkeys(texts) if text not in known]
+        return Begun(texts, known, unknown, self._scorer.begin(unknown) if unknown else None)
+
+    def finish(self, begun: Begun, /) -> Sequence[ModelScores]:
         """Return scores in the order of the texts."""
-        unknown = [text for text in dict.fromkeys(texts) if text not in self._kept]
-        said = dict(zip(unknown, self._scorer.score(unknown), strict=True)) if unknown else {}
-        found = [said[text] if text in said else self._kept[text] for text in texts]
+        said = dict(zip(begun.unknown, self._scorer.finish(begun.begun), strict=True)) if begun.unknown else {}
         for text, scores in said.items():
             if len(text) <= CHARACTERS_MAX:
                 self._kept[text] = scores
         while len(self._kept) > TEXTS_MAX:
             self._kept.popitem(last=False)
-        return found
+        found = {**begun.known, **said}
+        return [found[text] for text in begun.texts]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from moderation.domain import covered_by_models, judge
 from moderation.examination import NOTHING_KNOWN, Context, examine
 from moderation.text.words import reads_as_english
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from common.events.intake import Tool
     from moderation.domain import Decision
@@ -41,15 +41,26 @@ class ModelScores(Protocol):
         """The models that were asked."""
 
 
+class BegunScores(Protocol):
+    """Texts that models have begun to read."""
+
+    @property
+    def waiting(self) -> Collection[int]:
+        """The numbers of the texts that take milliseconds to finish."""
+
+
 class Scorer(Protocol):
-    """Models as one thing that scores normalised texts, in their order."""
+    """Models as one thing that scores normalised texts, in their order; one's scores do not depend on the others."""
 
     @property
     def digest(self) -> str:
         """`model@sha256:...`."""
 
-    def score(self, texts: Sequence[str], /) -> Sequence[ModelScores]:
-        """Score texts; one's scores do not depend on the others."""
+    def begin(self, texts: Sequence[str], /) -> Any:
+        """Read texts, microseconds each."""
+
+    def finish(self, begun: Any, /) -> Sequence[ModelScores]:
+        """Score them; where texts wait, in milliseconds, and in any thread."""
 
 
 class Screener:
@@ -67,14 +78,52 @@ class Screener:
 
     def screen(self, cases: Sequence[Case], policy: Policy | None = None) -> list[Decision]:
         """Judge a batch, in its order, by one policy (the one in force); never raises, whatever the messages hold."""
+        return self.begin(cases, policy).decisions()
+
+    def begin(self, cases: Sequence[Case], policy: Policy | None = None) -> Screening:
+        """Look at a batch with all that takes microseconds."""
         policy, scorer = policy or self.policy, self.scorer
         found = [examine(case.parts, policy, case.tool, case.context) for case in cases]
         if scorer is None:
-            return [judge(item, policy) for item in found]
+            return Screening(found, policy)
         texts = {n: item.text().text for n, item in enumerate(found) if covered_by_models(item.language)}
         asked = {n: text for n, text in texts.items() if text and (found[n].language or reads_as_english(text))}
-        scores = dict(zip(asked, scorer.score(list(asked.values())), strict=True)) if asked else {}
-        return [_with_models(item, policy, scores.get(n)) for n, item in enumerate(found)]
+        return Screening(found, policy, scorer, tuple(asked), scorer.begin(list(asked.values())))
+
+
+class Screening:
+    """A batch that has been begun: `ask_models` where it `takes_long` (in any thread), then `decisions`."""
+
+    def __init__(
+        self,
+        found: Sequence[Examination],
+        policy: Policy,
+        scorer: Scorer | None = None,
+        asked: Sequence[int] = (),
+        begun: BegunScores | None = None,
+    ) -> None:
+        self._found, self._policy, self._scorer = found, policy, scorer
+        self._asked, self._begun = asked, begun
+        self._scores: dict[int, ModelScores] | None = None
+
+    @property
+    def takes_long(self) -> bool:
+        """Whether `ask_models` takes milliseconds."""
+        return self._begun is not None and bool(self._begun.waiting)
+
+    def ask_models(self) -> None:
+        """Let the models finish."""
+        if self._scorer is not None:
+            self._scores = dict(zip(self._asked, self._scorer.finish(self._begun), strict=True))
+
+    def decisions(self) -> list[Decision]:
+        """Judge; asks the models if that was not done before."""
+        if self._scorer is None:
+            return [judge(item, self._policy) for item in self._found]
+        if self._scores is None:
+            self.ask_models()
+        scores = self._scores or {}
+        return [_with_models(item, self._policy, scores.get(n)) for n, item in enumerate(self._found)]
 
 
 def _with_models(item: Examination, policy: Policy, scores: ModelScores | None) -> Decision:

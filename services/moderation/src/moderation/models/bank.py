@@ -33,6 +33,15 @@ class Scores:
     tiers: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """What tier 1 says of texts, and by number the texts that `waiting` holds for tier 2."""
+
+    columns: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    waiting: Mapping[int, str]
+
+
 class ModelBank:
     """Tier 1 for every text, tier 2 for those that pass its gate."""
 
@@ -55,16 +64,26 @@ class ModelBank:
 
         A text's scores do not depend on the others in the batch.
         """
+        return self.finish(self.begin(texts))
+
+    def begin(self, texts: Sequence[str]) -> Begun:
+        """Ask tier 1, microseconds a text, and note which texts wait for tier 2."""
         logits = self._linear.logits(texts)
         columns = logits[:, : len(HEADS)]
         scores = self._calibration.of_linear(columns)
         chosen = self._chosen(scores, logits)
-        if self._encoder is not None and len(chosen):
-            second = self._encoder.logits([restored(shortened(texts[number])) for number in chosen])
-            scores[chosen] = self._calibration.of_both(columns[chosen], second)
-        deep = set(chosen.tolist())
+        waiting = {number: restored(shortened(texts[number])) for number in chosen.tolist()}
+        return Begun(columns, scores, waiting)
+
+    def finish(self, begun: Begun) -> list[Scores]:
+        """Ask tier 2, milliseconds for each text that waits; may be called in a thread of its own."""
+        scores = begun.scores.copy()
+        if self._encoder is not None and begun.waiting:
+            chosen = list(begun.waiting)
+            second = self._encoder.logits(list(begun.waiting.values()))
+            scores[chosen] = self._calibration.of_both(begun.columns[chosen], second)
         return [
-            Scores(dict(zip(HEADS, line, strict=True)), (LINEAR, ENCODER) if number in deep else (LINEAR,))
+            Scores(dict(zip(HEADS, line, strict=True)), (LINEAR, ENCODER) if number in begun.waiting else (LINEAR,))
             for number, line in enumerate(scores.tolist())
         ]
 
