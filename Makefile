@@ -21,7 +21,7 @@ DEPTRY := --ignore DEP002 --package-module-name-map waystation-common=common,pyj
 EMPTY_IS_FINE := || [ $$? -eq 5 ]
 
 .NOTPARALLEL:
-.PHONY: help install fmt lint types arch contracts test test-unit test-integration check up down up-docker down-docker demo bench bench-vault bench-overload bench-screening chaos migrate clean train eval need-data
+.PHONY: help install fmt lint types arch contracts test test-unit test-integration check up down up-docker down-docker demo demo-vault bench bench-vault bench-overload bench-screening chaos migrate clean train eval need-data
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-18s%s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -89,6 +89,9 @@ migrate: install ## apply new migrations to the running stack
 
 demo: install ## watch messages go down the whole road
 	$(BIN)/waystation demo
+
+demo-vault: install ## watch a person be erased: who received what about her, and a kept copy that opens no more
+	$(BIN)/waystation demo-vault
 
 bench: install ## how much the road carries; PEER=postfix compares with a relay
 	$(BIN)/python bench/road.py

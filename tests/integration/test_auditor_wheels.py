@@ -1,7 +1,8 @@
-"""A receipt is verified from two wheels in an empty environment: no service, no stack, no checkout."""
+"""Receipts and the access log are verified from two wheels in an empty environment: no service, no stack, no checkout."""
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
@@ -9,7 +10,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import orjson
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from common.security.signing import Signer
+from common.security.tlog import Frontier, log_leaf
 
 CHECKOUT = Path(__file__).parents[2]
 VECTORS = CHECKOUT / "docs" / "vectors"
@@ -58,3 +65,44 @@ def test_two_wheels_verify_a_receipt_without_services_or_stack(auditor, tmp_path
     assert "changed-statement" in run(auditor, "verify", proof, *keys, status=1, cwd=tmp_path)
     run(auditor, "verify", proof, status=2, cwd=tmp_path)
     run(auditor, "verify", tmp_path / "none.json", *keys, status=2, cwd=tmp_path)
+
+
+def test_two_wheels_verify_the_access_log_without_the_vault_or_its_database(auditor, tmp_path):
+    key = Ed25519PrivateKey.generate()
+    (tmp_path / "keys" / "vault").mkdir(parents=True)
+    public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    (tmp_path / "keys" / "vault" / "one.pem").write_bytes(public)
+    entries = [{"id": number, "caller": "ingestion", "operation": "seal", "items": 1} for number in range(5)]
+    salts = [os.urandom(16) for _ in entries]
+    leaves = [
+        log_leaf(salt, orjson.dumps(entry, option=orjson.OPT_SORT_KEYS))
+        for salt, entry in zip(salts, entries, strict=True)
+    ]
+    log, heads = tmp_path / "log.jsonl", tmp_path / "heads.jsonl"
+    heads.write_text("".join(head(key, leaves, *sizes) for sizes in ((0, 2), (2, 5))))
+    lines = [
+        json.dumps({"position": number, "salt": salt.hex(), "entry": entry, "ledger": None}) + "\n"
+        for number, (salt, entry) in enumerate(zip(salts, entries, strict=True))
+    ]
+    log.write_text("".join(lines))
+    asked = ("vault", "verify-log", "--log", log, "--heads", heads, "--keys", tmp_path / "keys", "--json")
+    proved = json.loads(run(auditor, *asked, cwd=tmp_path))
+    assert (proved["proved"], proved["entries"], proved["heads"]) == (True, 5, 2)
+    log.write_text("".join(lines).replace('"id": 3, "caller": "ingestion"', '"id": 3, "caller": "nobody"'))
+    refused = json.loads(run(auditor, *asked, status=1, cwd=tmp_path))
+    assert (refused["proved"], refused["first_bad_entry"]) == (False, 3)
+    run(auditor, *asked[:-1], "--keys", tmp_path / "none", status=2, cwd=tmp_path)
+
+
+def head(key, leaves, old_size, size):
+    """A signed head as it stands in vault.checkpoints."""
+    statement = {
+        "kind": "checkpoint",
+        "log": "vault.access",
+        "size": size,
+        "root": Frontier.of(leaves[:size]).root().hex(),
+        "leaves": base64.urlsafe_b64encode(b"".join(leaves[old_size:size])).decode(),
+        "at": "2026-11-22T09:30:00.000Z",
+    }
+    (signed,) = Signer("vault", key).sign([statement])
+    return json.dumps({"checkpoint": signed.model_dump(mode="json")}) + "\n"

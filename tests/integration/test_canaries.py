@@ -138,6 +138,7 @@ def travelled(road, bus, planted):
     ids = {one.recipient: one.message_id for one in sent}
     resting = {ids[item["recipient"]["address"]]: state for item, state in load}
     assert wait_until_settled(road.stack, resting) == resting
+    asyncio.run(seal_every_field(road, planted))
     turned_away = asyncio.run(knock_everywhere(road, planted, account))
     assert {what: status for what, status in turned_away.items() if not 400 <= status < 500} == {}
     give_up(bus, ids)
@@ -166,6 +167,26 @@ def give_up(bus, ids):
         dlq = next(dlq.name for dlq in REGISTRY.dlqs if dlq.name.startswith(topic))
         end = before[dlq] + len(broken)
         wait_for(lambda dlq=dlq, end=end: bus.ends(dlq)[0][1] >= end, "broken records are given up")
+
+
+async def seal_every_field(road, canaries):
+    """A person of whom the vault keeps every field that it has, and who is looked up and erased."""
+    account, address = f"canaries-{new_id()}", f"all+{canaries.address}@kunden.example"
+    fields = {"name": canaries.name, "postal_address": f"{canaries.phrase} 1", "phone": "+4930123456", "language": "de"}
+    person = {"account_id": account, "address": address}
+    asked = {**person, "message_id": new_id(), "fields": {**fields, "time_zone": "Europe/Berlin"}}
+    duty = {"purpose": "data-protection", "items": [person]}
+    calls = (
+        ("ingestion", "seal", {"purpose": "intake", "items": [asked]}),
+        ("operator", "find", duty),
+        ("operator", "erase", {**duty, "reason": "request-of-person"}),
+    )
+    async with httpx.AsyncClient(base_url=road.stack.url("vault"), timeout=20, trust_env=False) as http:
+        for caller, operation, body in calls:
+            headers = TokenIssuer.from_file(caller, road.stack.identity_key(caller)).headers("vault")
+            answer = await http.post(f"/v1/{operation}:batch", json=body, headers=headers)
+            assert answer.status_code == 200, answer.text
+            assert "detail" not in answer.text, answer.text
 
 
 async def knock_everywhere(road, canaries, account):

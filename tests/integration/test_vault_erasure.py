@@ -369,6 +369,30 @@ async def test_a_stolen_backup_opens_nobody_who_was_erased(stack, vault, new_cop
     assert (await vault.open(opening(stays, second)))[0].message_key == stays.message_key
 
 
+async def test_old_rows_put_back_by_hand_after_the_epoch_do_not_open(stack, vault, account):
+    """A superuser inserts again what was erased, and the old wrapping of a key that has moved."""
+    gone, stays = item(account, "gone@example.org"), item(account, "stays@example.org")
+    answers = await vault.seal(gone, stays)
+    tokens = [answer.token for answer in answers]
+    superuser = await asyncpg.connect(stack.dsn("vault", "postgres"))
+    try:
+        await superuser.execute(
+            "CREATE TEMP TABLE old_subjects AS SELECT * FROM subjects WHERE token = ANY ($1)", tokens
+        )
+        await superuser.execute("CREATE TEMP TABLE old_keys AS SELECT * FROM data_keys WHERE token = ANY ($1)", tokens)
+        await vault.erase(PersonItem(account, token=tokens[0]))
+        epoch = await end_epoch(vault.pool, vault.keyring)
+        await superuser.execute("INSERT INTO subjects SELECT * FROM old_subjects WHERE token = $1", tokens[0])
+        await superuser.execute("DELETE FROM data_keys WHERE token = ANY ($1)", tokens)
+        await superuser.execute("INSERT INTO data_keys SELECT token, $1, account_id, wrapped FROM old_keys", epoch)
+    finally:
+        await superuser.close()
+    opened = await vault.open(opening(gone, answers[0]), opening(stays, answers[1]))
+    assert [kind(one) for one in opened] == ["integrity-failed"] * 2
+    disclosed = await vault.disclose(delivery(gone, answers[0]), delivery(stays, answers[1]))
+    assert [kind(one) for one in disclosed] == ["integrity-failed"] * 2
+
+
 async def test_a_backup_of_the_same_epoch_is_served_only_after_the_erasures_are_repeated(
     stack, vault, new_copy, account, tmp_path
 ):

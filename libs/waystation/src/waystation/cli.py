@@ -18,6 +18,7 @@ from waystation.commands import (
     verify_commands,
 )
 from waystation.demo.command import demo
+from waystation.demo.erasure import demo_vault
 from waystation.running import run
 
 app = typer.Typer(
@@ -38,6 +39,7 @@ app.command()(backup_commands.stop)
 app.command()(backup_commands.backup)
 app.command()(backup_commands.restore)
 app.command()(demo)
+app.command("demo-vault")(demo_vault)
 app.command()(trace.trace)
 app.command()(verify_commands.verify)
 app.command()(ledger.ledger)
