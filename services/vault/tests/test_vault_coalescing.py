@@ -129,6 +129,20 @@ async def test_a_discloser_goes_on_after_an_outage_and_keeps_no_lane():
     assert not discloser._lanes
 
 
+async def test_two_transactions_are_under_way_and_the_rest_waits():
+    vault = Vault()
+    discloser = coalescing.Discloser(lambda call, access, pool, keyring: vault(call, access))
+    vault.may_go.clear()
+    asked = []
+    for message in ("m1", "m2", "m3", "m4"):
+        asked.append(asyncio.create_task(discloser.disclose(call_for(message), ACCESS, None, None)))
+        await asyncio.sleep(0.001)
+    assert vault.calls == [["m1"], ["m2"]]
+    vault.may_go.set()
+    await asyncio.gather(*asked)
+    assert vault.calls == [["m1"], ["m2"], ["m3", "m4"]]
+
+
 async def test_a_large_call_goes_its_own_way():
     discloser, pool = coalescing.Discloser(), FakePool()
     large = [f"m{n}" for n in range(SMALL_ITEMS_MAX + 1)]

@@ -1,6 +1,6 @@
 """Small disclosures that come at the same moment share one statement, one commit and one row of the access log.
 
-While a transaction is on its way, what comes waits; all of it is the next transaction. An idle vault delays nothing, a
+While two transactions are on their way, what comes waits; all of it is the next one. An idle vault delays nothing, a
 busy one pays for PostgreSQL once instead of once a request.
 """
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from vault.domain import Access
     from vault.keyring import Keyring
 
+UNDER_WAY_MAX = 2
+"""So many transactions of a lane are on their way at once: one is answered while the other is at PostgreSQL."""
 SMALL_ITEMS_MAX = 50
 """A larger call goes its own way: it gains nothing from company."""
 
@@ -42,12 +44,12 @@ class _Waiting:
 
 @dataclass(slots=True)
 class _Lane:
-    """Calls that differ in their items only. One transaction at a time is on its way."""
+    """Calls that differ in their items only, and the transactions of them that are on their way."""
 
     access: Access
     run: Callable[[DiscloseCall, Access], Awaitable[list[DiscloseAnswer]]]
     waiting: deque[_Waiting] = field(default_factory=deque)
-    driver: asyncio.Task[None] | None = None
+    drivers: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def drive(self) -> None:
         while self.waiting:
@@ -108,25 +110,32 @@ class _Lane:
 class Discloser:
     """Answers disclosures, small ones together."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self, run: Callable[[DiscloseCall, Access, Pool, Keyring], Awaitable[list[DiscloseAnswer]]] = disclose
+    ) -> None:
+        self._run = run
         self._lanes: dict[tuple[str, str | None, str, tuple[str, ...]], _Lane] = {}
 
     async def disclose(self, call: DiscloseCall, access: Access, pool: Pool, keyring: Keyring) -> list[DiscloseAnswer]:
         """Answer each item; nothing leaves before its ledger row is committed."""
         if len(call.items) > SMALL_ITEMS_MAX:
-            return await disclose(call, access, pool, keyring)
+            return await self._run(call, access, pool, keyring)
         key = (access.caller, access.purpose, call.provider, tuple(call.fields))
         lane = self._lanes.get(key)
         if lane is None:
-            lane = self._lanes[key] = _Lane(access, lambda call, access: disclose(call, access, pool, keyring))
+            lane = self._lanes[key] = _Lane(access, lambda call, access: self._run(call, access, pool, keyring))
         one = _Waiting(call, asyncio.get_running_loop().create_future())
         lane.waiting.append(one)
-        if lane.driver is None:
-            lane.driver = asyncio.create_task(self._drive(key, lane))
+        if len(lane.drivers) < UNDER_WAY_MAX:
+            lane.drivers.add(asyncio.create_task(self._drive(key, lane)))
         return await one.answer
 
     async def _drive(self, key: tuple[str, str | None, str, tuple[str, ...]], lane: _Lane) -> None:
+        driver = asyncio.current_task()
+        assert driver is not None
         try:
             await lane.drive()
         finally:
-            del self._lanes[key]
+            lane.drivers.discard(driver)
+            if not lane.drivers:
+                del self._lanes[key]
