@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
@@ -26,6 +27,7 @@ from vault.domain import ITEMS_PER_SECOND
 from vault.duties.api import duties_routes
 from vault.duties.records import Deployment
 from vault.epochs import keep_epochs
+from vault.errors import KeyFileError
 from vault.gate import Gate
 from vault.handlers import on_receipt_issued
 from vault.keyring import Keyring
@@ -56,6 +58,8 @@ SEQUENCE_EVERY_SECONDS = 1.0
 REFRESH_EVERY_SECONDS = 5.0
 EPOCHS_EVERY_SECONDS = 60.0
 
+log = logging.getLogger(__name__)
+
 
 def create_app(settings: VaultSettings) -> FastAPI:
     """Return the application; its lifespan opens and closes everything."""
@@ -77,7 +81,7 @@ def create_app(settings: VaultSettings) -> FastAPI:
             if settings.other_root is not None:
                 keys.rewrap()
             keyring = Keyring(keys, settings.accounts_cached_max)
-            await keyring.start(pool)
+            await _start(keyring, pool)
             publisher = Publisher(settings.kafka, client_id=settings.instance, measures=telemetry.measures)
             stack.push_async_callback(publisher.stop)
             relay = OutboxRelay(pool, publisher)
@@ -119,6 +123,14 @@ async def _read_again(settings: VaultSettings, pool: Pool, trusted: TrustedKeys,
     """Spend again what was handed over since the backup, before anything is disclosed."""
     handle = partial(on_receipt_issued, pool=pool, trusted=trusted)
     await replay(settings.kafka, ReceiptIssued, recovery.since, handle, client_id=f"{settings.instance}-recovery")
+
+
+async def _start(keyring: Keyring, pool: Pool) -> None:
+    try:
+        await keyring.start(pool)
+    except KeyFileError as error:
+        log.critical("the vault does not start: %s", error)
+        raise
 
 
 def _checks(pool: Pool, spending: Subscription[ReceiptIssued], restore: RestoreGate) -> dict[str, Check]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import shutil
 from pathlib import Path
@@ -161,19 +162,17 @@ class Play:
     def _the_copy_again(self) -> None:
         self._story.act("The thief opens the kept copy again, with every key that still exists")
         self._take_keys()
-        said = ""
+        opened = True
         try:
             with self._thieves_vault():
                 pass
-        except CommandError as refused:
-            said = f"{refused.message}\n{refused.next_step}"
-        for line in said.strip().splitlines()[-3:]:
-            self._story.say(line)
-        self._hold(
-            "copy",
-            "does not exist" in said,
-            "the kept copy opens under no key that exists: its epoch's key is destroyed",
-        )
+        except CommandError:
+            opened = False
+        said = [line["message"] for line in _lines(self._thief.layout.log("vault-1")) if line["level"] == "critical"]
+        for text in said:
+            self._story.say(f"Its vault ends at once: {text}")
+        holds = not opened and any("does not exist" in text for text in said)
+        self._hold("copy", holds, "the kept copy opens under no key that exists: its epoch's key is destroyed")
         self._story.say(
             "What is not promised: a thief who also kept a snapshot of the keys of epochs, and the root,"
             " reads what it opened then. That folder belongs on storage without snapshots."
@@ -223,6 +222,12 @@ async def _copy_between(dsn: str, source: Path, target: Path) -> None:
         await connection.close()
     (target / "backup_label").write_text(stopped["labelfile"], encoding="utf-8")
     await asyncio.to_thread(shutil.copytree, source / "pg_wal", target / "pg_wal")
+
+
+def _lines(log: Path) -> Iterator[dict[str, Any]]:
+    for line in log.read_text(encoding="utf-8").splitlines():
+        if line.startswith("{"):
+            yield json.loads(line)
 
 
 def _not_copied(folder: Path, names: Sequence[str], source: Path) -> set[str]:
