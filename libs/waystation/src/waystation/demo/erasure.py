@@ -215,13 +215,17 @@ async def _copy_between(dsn: str, source: Path, target: Path) -> None:
     try:
         await connection.execute("SELECT pg_backup_start('demo', true)")
         await asyncio.to_thread(
-            shutil.copytree, source, target, ignore=lambda folder, names: _not_copied(Path(folder), names, source)
+            shutil.copytree,
+            source,
+            target,
+            ignore=lambda folder, names: _not_copied(Path(folder), names, source),
+            copy_function=_copy_if_there,
         )
         stopped = await connection.fetchrow("SELECT labelfile FROM pg_backup_stop(false)")
     finally:
         await connection.close()
     (target / "backup_label").write_text(stopped["labelfile"], encoding="utf-8")
-    await asyncio.to_thread(shutil.copytree, source / "pg_wal", target / "pg_wal")
+    await asyncio.to_thread(shutil.copytree, source / "pg_wal", target / "pg_wal", copy_function=_copy_if_there)
 
 
 def _lines(log: Path) -> Iterator[dict[str, Any]]:
@@ -232,6 +236,12 @@ def _lines(log: Path) -> Iterator[dict[str, Any]]:
 
 def _not_copied(folder: Path, names: Sequence[str], source: Path) -> set[str]:
     return {"pg_wal", "postmaster.pid", "postmaster.opts"} & set(names) if folder == source else set()
+
+
+def _copy_if_there(source: str, target: str) -> None:
+    """Files of a working PostgreSQL come and go; those that matter are there, or their changes stand in the log."""
+    with contextlib.suppress(FileNotFoundError):
+        shutil.copy2(source, target)
 
 
 def _export(stack: Stack, account_id: str, value: str, *, by: str = "address") -> Mapping[str, Any]:
