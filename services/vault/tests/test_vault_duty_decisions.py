@@ -16,12 +16,12 @@ from common.contracts.vault_people import (
     RectifyItem,
     RetentionCall,
 )
-from vault.domain import Refusal
+from vault.domain import EEA, Refusal
 from vault.duties.account_end import state_of
 from vault.duties.export import erased_from, sum_up
 from vault.duties.objections import refuse_objection
 from vault.duties.pages import markdown_cell, page, readable_moment
-from vault.duties.records import EEA, Deployment, describe_measures
+from vault.duties.records import Deployment, describe_measures
 from vault.formats import read_fields
 
 DEPLOYMENT = Deployment("Haus", "privacy@haus.example", "dpo@haus.example", "file root.key", 24.0, production=False)

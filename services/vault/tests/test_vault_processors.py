@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from datetime import date
+
 import pytest
 
 from vault.errors import ProcessorsFileError
@@ -22,6 +24,22 @@ def test_a_register_is_read(tmp_path):
     assert processor.name == "smtp.default"
     assert processor.fields == {"address"}
     assert processor.approved
+
+
+def test_a_country_outside_of_the_eea_needs_the_tool_of_the_transfer(tmp_path):
+    abroad = GOOD.replace("country: DE", "country: US")
+    with pytest.raises(ProcessorsFileError, match=r"smtp.default: transfer must name the tool for US"):
+        read_processors(written(tmp_path, abroad))
+    (named,) = read_processors(written(tmp_path, abroad.replace("purpose", "transfer: clauses of 2021, purpose")))
+    assert named.transfer == "clauses of 2021"
+    (unapproved,) = read_processors(written(tmp_path, abroad.replace("approved: true", "approved: false")))
+    assert not unapproved.approved
+
+
+def test_a_register_has_the_dates_of_the_notice_period(tmp_path):
+    dated = GOOD.replace("purpose", "announced_on: 2026-11-01, approved_from: 2026-12-01, purpose")
+    (processor,) = read_processors(written(tmp_path, dated))
+    assert (processor.announced_on, processor.approved_from) == (date(2026, 11, 1), date(2026, 12, 1))
 
 
 @pytest.mark.parametrize(

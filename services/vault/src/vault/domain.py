@@ -78,6 +78,11 @@ RESTRICTED, CHECK_BASES = 1, 8
 FLAG_OF_TOOL: Mapping[str, int] = MappingProxyType({"email": 2, "telephony": 4})
 KINDS = ("recipient", "user", "administrator", "complainant")
 
+# Countries of the European Economic Area: elsewhere a transfer needs a tool (Art. 44-49 GDPR).
+EEA = frozenset(
+    "AT BE BG CY CZ DE DK EE ES FI FR GR HR HU IE IS IT LI LT LU LV MT NL NO PL PT RO SE SI SK".split()  # noqa: SIM905  thirty codes read better so
+)
+
 
 def may_call(caller: str, operation: str) -> bool:
     """Whether a principal may use an operation for any purpose."""

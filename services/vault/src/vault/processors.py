@@ -6,9 +6,9 @@ from datetime import date
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from vault.domain import Processor
+from vault.domain import EEA, Processor
 from vault.errors import ProcessorsFileError
 
 if TYPE_CHECKING:
@@ -33,6 +33,12 @@ class _Entry(BaseModel):
     reasons: Annotated[str, Field(max_length=500)] = ""
     country: Annotated[str, Field(pattern="^[A-Z]{2}$")]
     purpose: _Text
+
+    @model_validator(mode="after")
+    def _a_transfer_has_its_tool(self) -> _Entry:
+        if self.approved and self.country not in EEA and not self.transfer:
+            raise ValueError(f"{self.name}: transfer must name the tool for {self.country} (Art. 44 to 49 GDPR)")
+        return self
 
 
 class _File(BaseModel):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from common.times import now, rfc3339
-from vault.domain import field_names
+from vault.domain import EEA, field_names
 from vault.duties import rows
 from vault.scope import EVERY_ACCOUNT, scoped
 
@@ -16,12 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from common.postgres.pool import Pool
-
-NOT_SET = "not set: see the vault's settings"
-# Countries of the European Economic Area: elsewhere a transfer needs a tool (Art. 44-49 GDPR).
-EEA = frozenset(
-    "AT BE BG CY CZ DE DK EE ES FI FR GR HR HU IE IS IT LI LT LU LV MT NL NO PL PT RO SE SI SK".split()  # noqa: SIM905  thirty codes read better so
-)
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,6 +119,8 @@ async def remove_rule(connection: Connection, account_id: str, kind: str) -> Non
 
 async def due_counts(connection: Connection, account_id: str | None) -> list[Mapping[str, Any]]:
     """Return how many persons are due by account, kind and rule."""
+    if account_id is None:
+        await connection.execute(SQL["read_all"])
     return list(await connection.fetch(SQL["due_counts"], account_id))
 
 
