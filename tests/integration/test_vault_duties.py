@@ -394,6 +394,21 @@ async def test_one_address_asked_for_by_two_at_once_goes_to_one(new_copy, vault,
     assert sorted(str(told(one)) for (one,) in answers)[1] == "address-taken"
 
 
+async def test_a_token_of_another_account_of_the_same_call_is_nobody(vault, account):
+    (mine,) = await vault.seal(item(account))
+    (theirs,) = await vault.seal(item(f"{account}-2"))
+    wrong, right = {"account_id": account, "token": theirs.token}, {"account_id": account, "token": mine.token}
+    other = {"account_id": f"{account}-2", "token": "rt_nobody"}
+    for path, items, more in (
+        ("restrict:batch", [{"person": one, "restricted": True} for one in (wrong, right, other)], {}),
+        ("rectify:batch", [{"person": one, "fields": {"name": "x"}} for one in (wrong, right, other)], {}),
+        ("erase:batch", [wrong, right, other], {"reason": "request-of-person"}),
+    ):
+        answers = await vault.done(path, *items, **more)
+        assert [told(one) for one in answers] == ["unknown-recipient", [mine.token], "unknown-recipient"], path
+    assert (await vault.export(account_id=f"{account}-2", token=theirs.token))["state"] == "kept"
+
+
 # Objections and notices
 
 

@@ -51,7 +51,10 @@ class Eraser:
         tokens = sorted({token for found in wanted for token in found})
         moment = now()
         async with scoped(pool, account_ids) as connection:
-            persons = await store.lock_persons(connection, tokens) if tokens else {}
+            held = await store.lock_persons(connection, tokens) if tokens else {}
+            for item, some in zip(call.items, wanted, strict=True):  # a token of another account of the call is nobody
+                some[:] = [token for token in some if held.get(token, item.account_id) == item.account_id]
+            persons = {token: held[token] for some in wanted for token in some if token in held}
             await self.erase_locked(connection, persons, call.reason, access.caller, keyring.epoch, moment=moment)
             gone = await store.erased_tokens(connection, [token for token in tokens if token not in persons])
             await store.log_access(connection, access, answered=sum(map(bool, wanted)), touched=sorted(persons))

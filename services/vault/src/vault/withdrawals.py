@@ -25,7 +25,7 @@ from vault.scope import scoped
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from common.contracts.vault_duties import BasisItem
+    from common.contracts.vault_duties import BasisItem, PersonItem
     from common.outbox.relay import StoredRecord
     from common.postgres.pool import Connection, Pool
     from vault.domain import Access
@@ -69,7 +69,7 @@ class Withdrawals:
             if not isinstance(moments, Refusal):
                 rows += [_new_basis(item, token, moments, access.caller) for token in tokens]
         async with scoped(pool, {item.person.account_id for item in call.items}) as connection:
-            known = await _known(connection, found)
+            known = await _known(connection, [item.person for item in call.items], found)
             await store.record_bases(connection, [row for row in rows if row.token in known])
             await store.log_access(connection, access, answered=len(known), touched=sorted(known))
         return [
@@ -81,7 +81,7 @@ class Withdrawals:
         """End bases now."""
         found = await find_tokens([item.person for item in call.items], pool, keyring)
         async with scoped(pool, {item.person.account_id for item in call.items}) as connection:
-            known = await _known(connection, found)
+            known = await _known(connection, [item.person for item in call.items], found)
             told = [
                 (known[token], token, item.purpose, item.kind)
                 for item, tokens in zip(call.items, found, strict=True)
@@ -99,7 +99,7 @@ class Withdrawals:
         """Restrict persons, or lift that."""
         found = await find_tokens([item.person for item in call.items], pool, keyring)
         async with scoped(pool, {item.person.account_id for item in call.items}) as connection:
-            known = await _known(connection, found)
+            known = await _known(connection, [item.person for item in call.items], found)
             flags: dict[str, bool] = {}
             for item, tokens in zip(call.items, found, strict=True):
                 flags |= {token: item.restricted for token in tokens if token in known}
@@ -159,10 +159,13 @@ class Withdrawals:
         return await store.add_to_outbox(connection, [encode(event) for event in events])
 
 
-async def _known(connection: Connection, found: Sequence[Sequence[str]]) -> dict[str, str]:
-    """Return the accounts of the persons that exist and are in the transaction's scope, by token."""
+async def _known(connection: Connection, persons: Sequence[PersonItem], found: Sequence[list[str]]) -> dict[str, str]:
+    """Return the accounts of the persons that exist, by token; take out of `found` those of another account."""
     tokens = sorted({token for tokens in found for token in tokens})
-    return dict(await store.lock_persons(connection, tokens)) if tokens else {}
+    known = dict(await store.lock_persons(connection, tokens)) if tokens else {}
+    for person, some in zip(persons, found, strict=True):
+        some[:] = [token for token in some if known.get(token) == person.account_id]
+    return {token: known[token] for some in found for token in some}
 
 
 def _done(tokens: Sequence[str], known: dict[str, str]) -> DoneAnswer:
