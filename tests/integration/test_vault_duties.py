@@ -526,8 +526,16 @@ async def test_rules_for_no_kind_and_the_end_of_the_general_rule_are_refused(vau
     wrong = {"account_id": account, "kind": "machine", "unused_days": 1}
     general = {"account_id": "*", "kind": "user", "unused_days": 1, "remove": True}
     assert [told(one) for one in await vault.done("retention-rules:batch", wrong, general)] == ["invalid-field"] * 2
-    rules = {(one["account_id"], one["kind"]) for one in (await vault.get("retention-rules")).json()["items"]}
-    assert {("*", "recipient"), ("*", "user"), ("*", "administrator"), ("*", "complainant")} <= rules
+    rules = {
+        one["kind"]: one for one in (await vault.get("retention-rules")).json()["items"] if one["account_id"] == "*"
+    }
+    assert {kind: one["unused_days"] for kind, one in rules.items()} == {
+        "recipient": 730,
+        "user": 3650,
+        "administrator": 3650,
+        "complainant": 1095,
+    }
+    assert rules["recipient"]["basis_ended_days"] == 90
 
 
 # Records
