@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from moderation.policy.document import Rule, RuleAction
     from moderation.policy.reading import Policy
 
-ENGINE = "waystation-screening/2"
+ENGINE = "waystation-screening/3"
 """Changes whenever the same content and policy could lead to another decision."""
 
 EVIDENCE_MAX = 32
@@ -36,7 +36,6 @@ ERASED = "content-erased"
 TIER0 = "tier0"
 _UNREADABLE = "nothing-readable"
 _WEIGHT: dict[Action, int] = {"allow": 0, "hold": 1, "block": 2}
-_SURE = {"hold": 0.9, "block": 0.97}
 _EDGE = 1e-6
 _DECIMALS = 4
 TEN_THOUSANDTHS = 10_000
@@ -219,7 +218,7 @@ def _heads(
     for rule in applied:
         if rule.head is not None:
             place = HEADS.index(rule.head)
-            scores[place] = max(scores[place], limits[place], _SURE[rule.action])
+            scores[place] = max(scores[place], limits[place])
     heads = tuple(head for head, score, limit in zip(HEADS, scores, limits, strict=True) if score >= limit)
     return tuple(scores), heads
 
