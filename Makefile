@@ -21,7 +21,7 @@ DEPTRY := --ignore DEP002 --package-module-name-map waystation-common=common,pyj
 EMPTY_IS_FINE := || [ $$? -eq 5 ]
 
 .NOTPARALLEL:
-.PHONY: help install fmt lint types arch contracts test test-unit test-integration check up down up-docker down-docker demo demo-vault bench bench-vault bench-overload bench-screening chaos migrate clean train eval need-data
+.PHONY: help install fmt lint types arch contracts test test-unit test-integration check up down up-docker down-docker demo demo-vault bench bench-vault bench-overload bench-screening fuzz-screening chaos migrate clean train eval need-data
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-18s%s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -127,6 +127,9 @@ eval: need-data install ## measure screening as it is shipped, into docs/screeni
 
 bench-vault: install ## what the vault carries, per second of its own CPU
 	$(BIN)/python -P bench/vault.py
+
+fuzz-screening: install ## MINUTES=10: look for messages that crash screening or take it more than 250 ms
+	$(BIN)/python services/moderation/tests/fuzz_screening.py --minutes $(or $(MINUTES),10)
 
 .venv-peers/.complete: .tools/.uv-$(UV_VERSION) bench/peers-requirements.txt
 	$(UV) venv --clear --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" .venv-peers

@@ -1,3 +1,4 @@
+import sys
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ from moderation.policy.reading import read_policy
 
 POLICY_FILE = Path(__file__).parents[3] / "deploy" / "policies" / "road.yaml"
 DATA = Path(__file__).parent / "data"
+sys.path.append(str(Path(__file__).parent))  # for hostile_messages: test modules are imported by file
 
 
 @pytest.fixture(scope="session")

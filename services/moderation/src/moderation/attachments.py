@@ -54,13 +54,22 @@ _ARCHIVE_ENDINGS = frozenset(
 )
 _BOMB_RATIO = 200
 _BOMB_BYTES = 100 * 1024 * 1024
-_SCANNED_BYTES_MAX = 4 * 1024 * 1024
+_SEARCHED_BYTES_MAX = 4 * 1024 * 1024
 _CLOSED_ARCHIVES = {b"7z\xbc\xaf\x27\x1c": "7z", b"Rar!\x1a\x07": "rar"}
 
 MEMBERS_MAX = 500
 MEMBERS_READ_MAX = 100
 _SIGNATURE_MEMBER_BYTES_MAX = 64 * 1024
 _HEAD_BYTES = 4096
+
+
+@dataclass(slots=True)
+class Budget:
+    """What may still be looked at in the files of one message, so that none takes long; bytes are scanned by YARA-X."""
+
+    scanned_bytes: int = 2 * 1024 * 1024
+    members_listed: int = 1_000
+    members_read: int = MEMBERS_READ_MAX
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,16 +91,21 @@ class Inspection:
 
 
 def inspect(
-    filename: str, content: bytes, signatures: SignatureBank | None = None, lists: HashLists | None = None
+    filename: str,
+    content: bytes,
+    signatures: SignatureBank | None = None,
+    lists: HashLists | None = None,
+    budget: Budget | None = None,
 ) -> Inspection:
-    """Look at one attachment; never raises, whatever it holds."""
+    """Look at one attachment, as far as the message's budget goes; never raises, whatever it holds."""
+    budget = budget or Budget()
     kinds: dict[FileKind, FileFinding] = {}
     if (eicar := find_eicar(content)) is not None:
         kinds["eicar"] = eicar
     told: list[FileKind] = [*_name_kinds(filename), *_content_kinds(content)]
     degraded: tuple[str, ...] = ()
     if content.startswith(_ZIP):
-        members, degraded = _inspect_zip(content)
+        members, degraded = _inspect_zip(content, budget)
         told += members
     elif any(content.startswith(magic) for magic in _CLOSED_ARCHIVES):
         degraded = ("archive-not-readable",)
@@ -99,10 +113,11 @@ def inspect(
         told += _ole_kinds(content)
     if lists is not None and lists.has_file(content):
         told.append("listed")
-    if signatures is not None and signatures.matches(content[:_SCANNED_BYTES_MAX]):
+    if signatures is not None and signatures.matches(content[: budget.scanned_bytes]):
         told.append("signature")
-    if len(content) > _SCANNED_BYTES_MAX:
+    if len(content) > budget.scanned_bytes:
         degraded = (*degraded, "attachment-too-large")
+    budget.scanned_bytes = max(0, budget.scanned_bytes - len(content))
     for kind in told:
         kinds.setdefault(kind, FileFinding(kind, 0, len(content), content))
     return Inspection(tuple(kinds.values()), degraded)
@@ -118,7 +133,7 @@ def find_eicar(content: bytes) -> FileFinding | None:
 
 
 def _ole_kinds(content: bytes) -> Iterator[FileKind]:
-    head = content[:_SCANNED_BYTES_MAX]
+    head = content[:_SEARCHED_BYTES_MAX]
     if _OLE_ENCRYPTED in head:
         yield "encrypted"
     elif any(mark in head for mark in _OLE_MACROS):
@@ -156,20 +171,26 @@ def _is_windows_program(content: bytes) -> bool:
     return content[header : header + 4] == b"PE\0\0" or b"DOS mode" in content[:512]
 
 
-def _inspect_zip(content: bytes) -> tuple[list[FileKind], tuple[str, ...]]:
-    if content.count(b"PK\x01\x02") > MEMBERS_MAX:
+def _inspect_zip(content: bytes, budget: Budget) -> tuple[list[FileKind], tuple[str, ...]]:
+    listed = content.count(b"PK\x01\x02")
+    if listed > MEMBERS_MAX:
         return ["bomb"], ("archive-too-large",)
+    if listed > budget.members_listed:
+        return [], ("archive-too-large",)
+    budget.members_listed -= listed
     kinds: list[FileKind] = []
     degraded: set[str] = set()
     try:
         with zipfile.ZipFile(BytesIO(content)) as archive:
             members = archive.infolist()
-            if len(members) > MEMBERS_READ_MAX:
+            read = members[: budget.members_read]
+            budget.members_read -= len(read)
+            if len(members) > len(read):
                 degraded.add("archive-too-large")
             unpacked = sum(member.file_size for member in members)
             if unpacked > _BOMB_BYTES and unpacked > _BOMB_RATIO * len(content):
                 return ["bomb"], ("archive-too-large",)
-            for member in members[:MEMBERS_READ_MAX]:
+            for member in read:
                 kinds += _member_name_kinds(member.filename)
                 if member.flag_bits & 1:
                     kinds.append("encrypted")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from email.utils import parseaddr
 from typing import TYPE_CHECKING, NamedTuple
 
-from moderation.attachments import find_eicar, inspect
+from moderation.attachments import Budget, find_eicar, inspect
 from moderation.features import INDEX
 from moderation.language import language_of
 from moderation.links import host_of
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 OCCURRENCES_MAX = 20
 NEAR_CHECKS_MAX = 500
 LINKS_EXAMINED_MAX = 300
-MESSAGE_CHARACTERS_MAX = 1_000_000
+MESSAGE_CHARACTERS_MAX = 500_000
+FOREIGN_COST = 4
+"""How many characters one of a text that is not ASCII alone counts for: it takes so much longer to read."""
 _TEXT_KINDS = {"text": "text", "html-text": "html"}
 _CAPITALS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _LETTERS = _CAPITALS + _CAPITALS.lower()
@@ -115,10 +117,11 @@ def _places(parts: MailParts, policy: Policy, found: Examination) -> Iterator[Pl
         if left <= 0:
             found.degraded.add("text-too-long")
             return
-        normal = normalise(text[:left])
-        if not normal.complete or len(text) > left:
+        cost = 1 if text.isascii() else FOREIGN_COST
+        normal = normalise(text[: left // cost])
+        if not normal.complete or len(text) > left // cost:
             found.degraded.add("text-too-long")
-        left -= len(text)
+        left -= len(text) * cost
         yield Place(kind, name, normal)
 
 
@@ -291,8 +294,9 @@ def _examine_sender(found: Examination, policy: Policy) -> None:
 def _examine_files(found: Examination, policy: Policy) -> None:
     values = found.values
     values[INDEX["attachments.count"]] = len(found.parts.attachments)
+    budget = Budget()
     for number, attachment in enumerate(found.parts.attachments):
-        inspection = inspect(attachment.filename, attachment.content, policy.signatures, policy.lists)
+        inspection = inspect(attachment.filename, attachment.content, policy.signatures, policy.lists, budget)
         found.degraded.update(inspection.degraded)
         found.files += [(f"attachment[{number}]", finding) for finding in inspection.findings]
     for place in found.places:

@@ -7,6 +7,7 @@ import threading
 import yara_x
 
 SCAN_SECONDS_MAX = 1
+MATCHES_MAX = 1000
 
 
 class SignatureError(ValueError):
@@ -45,4 +46,5 @@ class SignatureBank:
     def _new(self) -> yara_x.Scanner:
         scanner = yara_x.Scanner(self._rules)
         scanner.set_timeout(SCAN_SECONDS_MAX)
+        scanner.max_matches_per_pattern(MATCHES_MAX)
         return scanner

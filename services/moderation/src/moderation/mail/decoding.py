@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import binascii
 import re
+import string
 from typing import TYPE_CHECKING
 from urllib.parse import unquote_to_bytes
 
@@ -56,6 +57,9 @@ def decoded_body(body: bytes, encoding: str, degraded: set[Degradation]) -> byte
     return body
 
 
+_NOT_BASE64 = bytes(sorted(set(range(256)) - set(string.ascii_letters.encode() + string.digits.encode() + b"+/")))
+
+
 def _from_base64(body: bytes, degraded: set[Degradation]) -> bytes:
     padding_at = body.find(b"=")
     if padding_at >= 0 and len(body[padding_at:].strip()) > _BASE64_PADDING_OCTETS:
@@ -64,7 +68,7 @@ def _from_base64(body: bytes, degraded: set[Degradation]) -> bytes:
         return binascii.a2b_base64(body)
     except binascii.Error:
         degraded.add("transfer-encoding")
-    symbols = re.sub(rb"[^A-Za-z0-9+/]", b"", body if padding_at < 0 else body[:padding_at])
+    symbols = (body if padding_at < 0 else body[:padding_at]).translate(None, _NOT_BASE64)
     whole = symbols[: len(symbols) - (len(symbols) % 4 == 1)]
     return binascii.a2b_base64(whole + b"=" * (-len(whole) % 4))
 

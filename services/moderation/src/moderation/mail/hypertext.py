@@ -18,6 +18,7 @@ _ATTRIBUTE = (
 _ATTRIBUTES = re.compile(_ATTRIBUTE)
 _UNCAPTURED = re.sub(r"\((?!\?)", "(?:", _ATTRIBUTE)
 _TAG = re.compile(rf"<(/?)([a-zA-Z][^\s/>]*+)((?:{_UNCAPTURED})*+)[\s/]*+>")
+_MARKUP = re.compile(r"<(?=[a-zA-Z/!?])")  # another angle bracket is text
 _TAG_START = re.compile(r"</?[a-zA-Z]")
 _COMMENT_END = re.compile(r"--!?>")
 _CONDITIONAL = re.compile(r"<!--\[if[^\]<>]{0,80}\]>(?:<!-->|-->)?", re.IGNORECASE)  # shown by some readers
@@ -51,25 +52,31 @@ _SEPARATE_LINES = frozenset(
 _SEPARATE_WORDS = frozenset(("td", "th", "option", "img", "input", "button", "select"))
 
 
-def read_html(html: str, links_max: int) -> tuple[str, list[Link]]:
+MARKUPS_MAX = 25_000
+"""Tags, comments and declarations of a mail that are read; what follows is text with its tags."""
+
+
+def read_html(html: str, links_max: int, markups_max: int = MARKUPS_MAX) -> tuple[str, list[Link]]:
     """The text of an HTML document, lines apart where blocks are, and at most `links_max` links in their order."""
-    scanner = _Scanner(html, links_max)
+    scanner = _Scanner(html, links_max, markups_max)
     scanner.scan()
     lines = (" ".join(line.split()) for line in "".join(scanner.pieces).split("\n"))
     return "\n".join(line for line in lines if line), scanner.links
 
 
 class _Scanner:
-    def __init__(self, html: str, links_max: int) -> None:
+    def __init__(self, html: str, links_max: int, markups_max: int) -> None:
         self.html = html
+        self.markups_max = markups_max
         self.links_max = links_max
         self.pieces: list[str] = []
         self.links: list[Link] = []
         self.anchor: tuple[str, int] | None = None
 
     def scan(self) -> None:
-        html, at = self.html, 0
-        while (tag_at := html.find("<", at)) >= 0:
+        html, at, markups = self.html, 0, 0
+        while (start := _MARKUP.search(html, at)) is not None and markups < self.markups_max:
+            tag_at, markups = start.start(), markups + 1
             self._text(html[at:tag_at])
             tag = _TAG.match(html, tag_at)
             if tag is not None:
@@ -83,18 +90,15 @@ class _Scanner:
         self._close_anchor()
 
     def _markup(self, at: int) -> int:
-        """Past a comment, a declaration or a lone angle bracket."""
+        """Past a comment or a declaration."""
         html = self.html
         if conditional := _CONDITIONAL.match(html, at):
             return conditional.end()
         if html.startswith("<!--", at):
             end = _COMMENT_END.search(html, at + 2)
             return end.end() if end else len(html)
-        if html.startswith(("<!", "<?", "</"), at):
-            closing = html.find(">", at)
-            return closing + 1 if closing >= 0 else len(html)
-        self.pieces.append("<")
-        return at + 1
+        closing = html.find(">", at)
+        return closing + 1 if closing >= 0 else len(html)
 
     def _text(self, raw: str) -> None:
         if raw:

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 import re2
 
 from moderation.mail.decoding import decoded_body, decoded_header, decoded_text, header_parameters
-from moderation.mail.hypertext import read_html
+from moderation.mail.hypertext import MARKUPS_MAX, read_html
 from moderation.mail.parts import (
     DECODED_BYTES_MAX,
     HTML_CHARACTERS_MAX,
     LINKS_MAX,
+    MAIL_BYTES_MAX,
     AttachmentPart,
     Correspondent,
     Link,
@@ -57,6 +58,9 @@ def read_mail(content: bytes) -> MailParts:
     The subject of a forwarded message is a text. Limits and what follows from them: `moderation.mail.parts`.
     """
     degraded: set[Degradation] = set()
+    if len(content) > MAIL_BYTES_MAX:
+        content = content[:MAIL_BYTES_MAX]
+        degraded.add("decoded-bytes")
     if content.count(b"\n") != content.count(b"\r\n"):
         content = content.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
     tree = MailTree(content, degraded)
@@ -89,13 +93,15 @@ class _Reading:
         self.attachments: list[AttachmentPart] = []
         self.decoded_bytes_left = DECODED_BYTES_MAX
         self.html_characters_left = HTML_CHARACTERS_MAX
+        self.markups_left = MARKUPS_MAX
 
     def add(self, leaf: Leaf) -> None:
-        if len(leaf.body) > self.decoded_bytes_left:
+        body = leaf.body
+        if len(body) > self.decoded_bytes_left:
             self.degraded.add("decoded-bytes")
-            return
-        octets = decoded_body(leaf.body, leaf.headers.get("content-transfer-encoding", ""), self.degraded)
-        self.decoded_bytes_left -= len(octets)
+            body = body[: self.decoded_bytes_left]
+        octets = decoded_body(body, leaf.headers.get("content-transfer-encoding", ""), self.degraded)
+        self.decoded_bytes_left = max(0, self.decoded_bytes_left - len(body))
         disposition, filename = _disposition(leaf, self.degraded)
         readable = leaf.content_type in ("text/plain", "text/html")
         if readable:
@@ -111,11 +117,13 @@ class _Reading:
             return
         html, rest = text[: self.html_characters_left], text[self.html_characters_left :]
         self.html_characters_left -= len(html)
-        seen, links = read_html(html, LINKS_MAX + 1)
+        seen, links = read_html(html, LINKS_MAX + 1, self.markups_left)
+        tags = html.count("<")
         self.texts.append(TextPart("html-text", seen + rest))
         self._add_links(links)
-        if rest:
+        if rest or tags > self.markups_left:
             self.degraded.add("html")
+        self.markups_left = max(0, self.markups_left - tags)
 
     def _add_links(self, links: list[Link]) -> None:
         room = LINKS_MAX - len(self.links)
