@@ -220,7 +220,7 @@ async def test_the_loop_turns_while_a_policy_is_compiled(policies):
     )
     beating.cancel()
     assert policies.shadow is not None
-    assert turns > 20, "it went on while the other thread compiled"
+    assert turns >= 3, "it went on while the other thread compiled"
 
 
 CASES = [
