@@ -442,7 +442,7 @@ async def measure_breach(load: Load, meter: Meter, rows: int, superuser: asyncpg
         taken.append(time.monotonic() - began)
     note = f"{answer['persons']:,} persons in {answer['disclosures']:,} disclosures; ledger made in {made:.0f} s"
     meter.note(
-        f"breach scope, one provider, one day of {rows:,} entries", statistics.median(taken), "s", goal, "<=", note
+        f"breach scope, one provider, one day of {rows:,} entries", statistics.median(taken), "s", goal, "<=", note=note
     )
 
 
