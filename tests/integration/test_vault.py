@@ -676,6 +676,31 @@ async def test_the_digest_of_a_call_covers_its_ledger_rows(vault, rows, account)
     assert (entry["provider"], entry["answered"], len(entry["salt"])) == ("smtp.default", 3, 16)
 
 
+async def test_small_disclosures_of_one_moment_share_a_row_of_the_log_and_nothing_else(vault, rows, account):
+    items = [new_item(account, f"p{n}@example.org") for n in range(40)]
+    answers = await vault.seal(*items)
+    asked = [delivery(item, answer) for item, answer in zip(items, answers, strict=True)]
+    asked[7] = delivery(items[7], answers[7], token="rt_unknown")
+    asked[8] = delivery(items[8], answers[8], legal_basis="con\x1ftract")
+    asked[9] = asked[10]
+    got = await asyncio.gather(*map(vault.disclose, asked), return_exceptions=True)
+    assert kind(got[7][0]) == "unknown-recipient"
+    assert isinstance(got[8], Exception)
+    for number in {*range(40)} - {7, 8, 9}:
+        assert got[number][0].fields == {"address": items[number].address}
+        assert got[number][0].message_key == items[number].message_key
+    told = await rows("SELECT * FROM disclosures WHERE account_id = $1 ORDER BY call_id, ordinal", account)
+    assert sorted(row["message_id"] for row in told) == sorted(
+        one.message_id for number, one in enumerate(asked) if number not in {7, 8}
+    )
+    calls = await rows("SELECT * FROM access_log WHERE id = ANY ($1)", list({row["call_id"] for row in told}))
+    assert len(calls) < len(told)
+    for call in calls:
+        lines = [json.dumps(list(row.values())[1:], ensure_ascii=False) for row in told if row["call_id"] == call["id"]]
+        assert hashlib.sha256("\n".join(lines).encode()).digest() == call["digest"]
+        assert call["answered"] == len(lines)
+
+
 # Legal bases, opt-outs, restriction, objections
 
 
