@@ -7,6 +7,7 @@ In memory and bounded: the accounts seen last, of each the last messages. Record
 from __future__ import annotations
 
 import re
+import string
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
@@ -20,7 +21,8 @@ ACCOUNTS_MAX = 10_000
 MESSAGES_MAX = 50
 MINUTE_SECONDS = 60.0
 _LETTERS_MAX = 400
-_VARIABLE = re.compile(r"https?://\S+|\S+@\S+|\d+|[^\w\s]|_")
+_VARIABLE = bytes(set(range(0x21, 0x7F)) - set(string.ascii_letters.encode()))
+_ADDRESS = re.compile(rb"https?:\S+|\S+@\S+")
 
 
 class Seen(NamedTuple):
@@ -34,7 +36,8 @@ class Seen(NamedTuple):
 @dataclass(slots=True)
 class _Account:
     times: deque[float] = field(default_factory=deque)
-    last: deque[tuple[str, int]] = field(default_factory=lambda: deque(maxlen=MESSAGES_MAX))
+    recipients: deque[str] = field(default_factory=lambda: deque(maxlen=MESSAGES_MAX))
+    texts: deque[int] = field(default_factory=lambda: deque(maxlen=MESSAGES_MAX))
 
 
 class RecentMessages:
@@ -56,17 +59,21 @@ class RecentMessages:
             account.times.popleft()
         seen = Seen(
             float(len(account.times)),
-            _share(sum(1 for _, other in account.last if other == text), len(account.last)),
-            _share(sum(1 for other, _ in account.last if other == recipient), len(account.last)),
+            _share(account.texts.count(text), len(account.texts)),
+            _share(account.recipients.count(recipient), len(account.recipients)),
         )
-        account.last.append((recipient, text))
+        account.recipients.append(recipient)
+        account.texts.append(text)
         return seen
 
 
 def likeness(parts: MailParts) -> int:
     """Return one number for texts that differ in numbers, addresses, signs and white space only."""
     text = "\n".join([parts.subject, *(part.text[:_LETTERS_MAX] for part in parts.texts)])[: 2 * _LETTERS_MAX]
-    return hash(" ".join(_VARIABLE.sub(" ", text.lower()).split()))
+    data = text.encode("utf-8", "replace").lower()
+    if b"http" in data or b"@" in data:
+        data = _ADDRESS.sub(b"", data)
+    return hash(b" ".join(data.translate(None, _VARIABLE).split()))
 
 
 def _share(part: int, whole: int) -> float | None:
