@@ -30,11 +30,12 @@ async def known(road):
     address = f"duty-{new_id()}@example.org"
     (sent,) = await road.send(account, items([address]))
     assert set(wait_until_settled(road.stack, [sent.message_id]).values()) == {"handed_over"}
-    return account.account_id, address, sent.message_id
+    return account, address, sent.message_id
 
 
 async def test_the_rights_of_a_person_by_command(road, officer, tmp_path):
-    account, address, message_id = await known(road)
+    made, address, message_id = await known(road)
+    account = made.account_id
     who = ("--account", account, "--address", address)
     document, page = tmp_path / "anna.json", tmp_path / "anna.html"
 
@@ -66,7 +67,8 @@ async def test_the_rights_of_a_person_by_command(road, officer, tmp_path):
 
 
 async def test_registers_rules_and_the_end_of_an_account_by_command(road, officer, tmp_path):
-    account, address, _ = await known(road)
+    made, address, _ = await known(road)
+    account = made.account_id
     rule = officer("retention-rule", "--account", account, "--kind", "recipient", "--unused-days", "30")
     assert rule["unused_days"] == 30
     assert account in {one["account_id"] for one in officer("retention-rules")["items"]}
@@ -90,3 +92,5 @@ async def test_registers_rules_and_the_end_of_an_account_by_command(road, office
     assert (person["fields"]["address"], last["whole"]) == (address, True)
     ended = officer("end-account", account, "--confirm", asked["confirmation"])
     assert (ended["state"], ended["persons"], ended["erased"]) == ("ended", 0, 1)
+    with pytest.raises(RuntimeError, match="account-ended"):
+        await road.send(made, items([f"after-{address}"]))

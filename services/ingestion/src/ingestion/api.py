@@ -22,6 +22,7 @@ from common.telemetry.tracing import OFF
 from ingestion.admission import Submission
 from ingestion.errors import (
     ACCOUNT_BLOCKED,
+    ACCOUNT_ENDED,
     BATCH_TOO_LARGE,
     BODY_TOO_LARGE,
     CONTENT_TOO_LARGE,
@@ -82,7 +83,7 @@ _ASKING = (
 _OF_AN_ITEM = (
     NO_GRANT, RULES_NOT_ACCEPTED, ACCOUNT_BLOCKED, KEY_IN_USE, CONTENT_TOO_LARGE, UNKNOWN_TOOL, UNKNOWN_INBOX,
     NOT_THE_INBOX, INVALID_ADDRESS, INVALID_CONTENT, INVALID_WINDOW, NO_LEGAL_BASIS, KEY_REUSED, RATE_EXCEEDED,
-    INTEGRITY_FAILED,
+    INTEGRITY_FAILED, ACCOUNT_ENDED,
 )  # fmt: skip
 _KEY = re.compile(r"wk_[A-Za-z0-9_-]{20,100}")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")

@@ -35,6 +35,7 @@ INVALID_WINDOW = Refusal(422, "invalid-window", "the validity window is empty, o
 NO_LEGAL_BASIS = Refusal(422, "no-legal-basis", "nobody vouches for a legal basis (clause R4.3)")
 KEY_REUSED = Refusal(422, "idempotency-key-reused", "other content was admitted under this idempotency key")
 VERSION_NOT_IN_FORCE = Refusal(422, "rules-version-not-in-force", "another version of the rules is in force")
+ACCOUNT_ENDED = Refusal(410, "account-ended", "the account has ended: the vault keeps nothing for it any more")
 INTEGRITY_FAILED = Refusal(500, "integrity-failed", "stored data of this recipient do not open; tell an operator")
 RATE_EXCEEDED = Refusal(429, "rate-exceeded", "the account sends faster than 10,000 messages a second")
 ROAD_CONGESTED = Refusal(503, "road-congested", "the road is behind; batches are refused before single messages")
