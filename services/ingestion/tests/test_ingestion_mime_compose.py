@@ -115,9 +115,9 @@ def test_long_ascii_lines_are_encoded_and_short_ones_are_not(text):
     assert body_of(parsed(content)) == text + "\n"
 
 
-@given(filename=names.map(str.strip), octets=st.binary(max_size=300))
+@given(filename=names.map(str.strip).filter(lambda name: name[:1] + name[-1:] != "<>"), octets=st.binary(max_size=300))
 def test_any_file_parses_back(filename, octets):
-    # Stripped only because the standard library trims what it parses.
+    # Stripped, and not in angle brackets, only because the standard library takes those off what it parses.
     email = Email("s", text="x", html="<p>x</p>", attachments=(Attachment(filename, "application/pdf", octets),))
     content = composed(email).content
     assert_carriable(content)

@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from common.events import ReceiptIssued, StandingChanged
+from common.http.direct import include, serve_directly
 from common.http.health import consumer_check, health_routes, postgres_check, table_check
 from common.http.observed import observe
 from common.http.server import stop_process
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 SERVICE = "ingestion"
 TRACING_GROUP = "ingestion.tracing"
 # Nobody waits for a step to be recorded: larger batches are worth more.
-RECEIPTS_CYCLE_SECONDS = 0.05
+RECEIPTS_CYCLE_SECONDS = 0.1
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -58,7 +59,7 @@ def create_app(settings: Settings) -> FastAPI:
             await _start(app, settings, telemetry, stack)
             yield
 
-    return observe(described(lifespan), telemetry)
+    return observe(serve_directly(described(lifespan)), telemetry)
 
 
 async def _start(app: FastAPI, settings: Settings, telemetry: Telemetry, stack: AsyncExitStack) -> None:
@@ -115,7 +116,7 @@ async def _start(app: FastAPI, settings: Settings, telemetry: Telemetry, stack: 
     checks = {"postgres": postgres_check(pool), **await _start_reading(settings, pool, publisher, telemetry, stack)}
     door = Door(pool, coalescer, congestion, Bodies(), rules, operators, telemetry.tracer)
     app.include_router(health_routes(checks))
-    app.include_router(public_routes(door))
+    include(app, public_routes(door))
     app.include_router(operator_routes(pool, rules, operators, vault))
 
 

@@ -172,7 +172,6 @@ class Dispatcher:
         if not self._fresh:
             self._wake_prepare.clear()
             await self._wake_prepare.wait()
-            await asyncio.sleep(self.cycle_seconds)
         if len(self._ready) >= READY_MAX:
             await asyncio.sleep(self.cycle_seconds)
             return

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from common.events.routing import ReceiptIssued
+from common.http.direct import include, serve_directly
 from common.http.health import consumer_check, health_routes, postgres_check
 from common.http.observed import observe
 from common.http.server import stop_process
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
 
 GROUP = "vault.spending"
 # Nobody waits for a receipt to be recorded: larger batches are worth more.
-RECEIPTS_CYCLE_SECONDS = 0.05
+RECEIPTS_CYCLE_SECONDS = 0.1
 LOOK_EVERY_SECONDS = 1.0
 SEQUENCE_EVERY_SECONDS = 1.0
 REFRESH_EVERY_SECONDS = 5.0
@@ -103,7 +104,7 @@ def create_app(settings: VaultSettings) -> FastAPI:
             telemetry.watch_group("spending", spending)
             rates = Rates({**ITEMS_PER_SECOND, **{str(one): rate for one, rate in settings.items_per_second.items()}})
             gate = Gate(verifier, pool, rates, restore.closed)
-            app.include_router(vault_routes(gate, pool, keyring, publisher, relay))
+            include(app, vault_routes(gate, pool, keyring, publisher, relay))
             app.include_router(operator_routes(gate, pool, keyring, signer))
             app.include_router(
                 duties_routes(gate, pool, keyring, publisher, signer=signer, deployment=_deployment(settings, keys))
@@ -116,7 +117,7 @@ def create_app(settings: VaultSettings) -> FastAPI:
             await broker.start()
             yield
 
-    return observe(described(lifespan), telemetry)
+    return observe(serve_directly(described(lifespan)), telemetry)
 
 
 async def _read_again(settings: VaultSettings, pool: Pool, trusted: TrustedKeys, recovery: Recovery) -> None:

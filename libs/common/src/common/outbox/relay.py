@@ -131,7 +131,7 @@ class OutboxRelay:
             await self._delete()
 
     async def _pause(self, until: float) -> None:
-        """Wait for records, then for what else comes within a cycle."""
+        """Wait for records, and until the next cycle may begin."""
         if not self._memory:
             self._wake.clear()
             try:
@@ -139,7 +139,6 @@ class OutboxRelay:
                     await self._wake.wait()
             except TimeoutError:
                 return
-            until = max(until, time.monotonic() + self._cycle_seconds)
         if not self._stopping:
             await asyncio.sleep(max(0.0, until - time.monotonic()))
 
