@@ -42,7 +42,7 @@ ON CONFLICT DO NOTHING
 -- name: insert_outbox
 -- Store receipts beside the change that they tell.
 INSERT INTO outbox (topic, key, value, headers)
-SELECT t.topic, t.key, t.value, t.headers::jsonb
+SELECT t.topic, t.key, t.value, t.headers
 FROM unnest($1::text[], $2::bytea[], $3::bytea[], $4::text[]) WITH ORDINALITY AS t(topic, key, value, headers, place)
 ORDER BY t.place RETURNING id
 
@@ -78,7 +78,7 @@ WITH moved AS (
         AND a.result IN ('open', 'doubt')
 ), stored AS (
     INSERT INTO outbox (topic, key, value, headers)
-    SELECT o.topic, o.key, o.value, o.headers::jsonb
+    SELECT o.topic, o.key, o.value, o.headers
     FROM unnest($1::uuid[], $8::text[], $9::bytea[], $10::bytea[], $11::text[]) WITH ORDINALITY
         AS o(message_id, topic, key, value, headers, place) JOIN moved USING (message_id)
     ORDER BY o.place RETURNING id

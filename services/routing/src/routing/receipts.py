@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
-from common.events.envelope import encode
+from common.events.envelope import record_of
 from common.events.routing import ReceiptIssued
+from common.security.signing import canonical
 from common.times import rfc3339
 from routing import store
 
@@ -46,9 +47,17 @@ async def store_changes(
 
 def signed_records(signer: Signer, statements: Sequence[Statement], traces: Traces = NO_TRACES) -> list[Record]:
     """Sign receipts as one batch; return their records in the same order."""
+    signed = signer.sign_json([canonical(each) for each in statements])
     return [
-        encode(ReceiptIssued.model_construct(receipt=one), traceparent=traces.get(one.statement["message_id"]))
-        for one in signer.sign(statements)
+        record_of(
+            ReceiptIssued,
+            event_id=ReceiptIssued.id_for(each["message_id"], each["sequence"]),
+            key=each["recipient_token"],
+            time=each["occurred_at"],
+            body=ReceiptIssued.body(one),
+            traceparent=traces.get(each["message_id"]),
+        )
+        for each, one in zip(statements, signed, strict=True)
     ]
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from common.events.envelope import Contract, Event
 from common.security.signing import Signed, Statement
+
+if TYPE_CHECKING:
+    from common.security.signing import SignedJson
 
 DeliveryState = Literal[
     "planned", "handing", "held", "in_doubt", "handed_over", "delivered", "refused", "withheld", "expired"
@@ -51,7 +54,17 @@ class ReceiptIssued(Event):
     @property
     def event_id(self) -> str:
         """Message id and number of the change."""
-        return f"{self.receipt.statement['message_id']}.{self.receipt.statement['sequence']}"
+        return self.id_for(self.receipt.statement["message_id"], self.receipt.statement["sequence"])
+
+    @staticmethod
+    def id_for(message_id: str, sequence: int) -> str:
+        """Return the id of the event that tells a change of a message."""
+        return f"{message_id}.{sequence}"
+
+    @staticmethod
+    def body(receipt: SignedJson) -> bytes:
+        """Return the JSON of the event, made in bulk without a model of it."""
+        return b'{"receipt":%b}' % receipt.whole
 
     @property
     def key(self) -> str:
