@@ -80,6 +80,7 @@ def test_what_hangs_on_something_unknown_is_not_applied_and_counted():
 
 class Scores:
     tiers = ("linear",)
+    cut_short = False
 
     def __init__(self, phish):
         self.by_head = dict.fromkeys(
@@ -101,8 +102,11 @@ class Models:
         self.asked += texts
         return BegunTexts(waiting=range(len(texts)))
 
-    def finish(self, begun):
-        return [Scores(self.phish) for _ in begun.waiting]
+    def finish(self, begun, *, hurried=False):
+        scores = [Scores(self.phish) for _ in begun.waiting]
+        for each in scores:
+            each.cut_short = hurried
+        return scores
 
 
 def test_a_threshold_is_per_tool_and_a_score_over_it_names_the_head():
@@ -111,6 +115,13 @@ def test_a_threshold_is_per_tool_and_a_score_over_it_names_the_head():
     assert (by_mail.action, by_mail.heads, by_mail.tiers) == ("allow", (), ("tier0", "linear"))
     assert (by_sms.action, by_sms.heads) == ("hold", ("phish",))
     assert by_sms.scores[8] == 0.7
+
+
+def test_a_verdict_says_that_slower_models_were_not_waited_for():
+    begun = Screener(policy(), Models(0.2)).begin([Case(LURE, "email")])
+    begun.ask_models(hurried=True)
+    (decision,) = begun.decisions()
+    assert decision.degraded == ("models-busy",)
 
 
 def test_models_are_asked_the_normal_text_and_only_in_their_language():

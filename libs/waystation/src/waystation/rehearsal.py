@@ -29,6 +29,29 @@ LABORATORY_START_SECONDS = 10.0
 RETRY_PAUSE_SECONDS = 0.25
 INBOX = "orders@blumen-winter.example"
 
+SENTENCES = (
+    "Your bouquet is bound on the morning of the delivery and carried to the door.",
+    "If nobody is at home, our driver leaves it with a neighbour and puts a note into your letter box.",
+    "Please put the stems into fresh water as soon as you can and cut them a little at an angle.",
+    "You can change the time of the delivery in your account until six in the evening of the day before.",
+    "The invoice is attached to this message and can be found in your account as well.",
+    "Our shop in the station street is open from Monday to Saturday between eight and seven.",
+    "The vase is packed in cardboard made from old paper; please hand it in where you collect paper.",
+    "For questions about this order our team answers every working day between nine and five.",
+    "Roses keep longest in a cool room, away from fruit and from direct sun.",
+    "Your card was charged when the order was placed, and nothing more is due.",
+    "We have noted your wish for a handwritten card and will add it to the flowers.",
+    "The greenhouse that grows them is twelve kilometres from here and heated with wood from the region.",
+    "Should a flower arrive damaged, send us a photo within two days and we will replace it.",
+    "A second bouquet to the same address costs no further delivery.",
+    "The name on the bell that you gave us is the one our driver will look for.",
+    "We deliver on public holidays too, though then only before noon.",
+    "Your account shows all orders of the last three years with their dates and prices.",
+    "Thank you for the kind words about last month's arrangement; the team was glad to read them.",
+    "The next market with our stand takes place on the second Saturday of the month.",
+    "With kind regards from everybody in the workshop.",
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
@@ -349,23 +372,32 @@ def _expect_temporary(response: httpx.Response) -> None:
 
 def items(recipients: Iterable[str], *, text_bytes: int = 1500, tag: str = "") -> list[dict[str, Any]]:
     """Return one order confirmation per recipient, each with its own idempotency key and text."""
-    filler = "Your bouquet is bound on the morning of the delivery and carried to the door.\n"
     made = []
     for number, recipient in enumerate(recipients):
         head = f"Good day,\n\nthank you for order {tag}{number:06d}. We deliver on Thursday before noon.\n\n"
-        body = (filler * (text_bytes // len(filler) + 1))[: max(0, text_bytes - len(head))]
         made.append(
             {
                 "tool": "email",
                 "inbox": INBOX,
                 "recipient": {"address": recipient},
-                "content": {"subject": f"Order {tag}{number:06d} is confirmed", "text": head + body + "\n"},
+                "content": {
+                    "subject": f"Order {tag}{number:06d} is confirmed",
+                    "text": head + _sentences(number, text_bytes - len(head)) + "\n",
+                },
                 "purpose": "order-confirmation",
                 "legal_basis": {"kind": "contract", "attested": True},
                 "idempotency_key": f"{tag}{recipient}-{number}",
             }
         )
     return made
+
+
+def _sentences(first: int, size_bytes: int) -> str:
+    """Return that much of what a florist writes, each mail beginning with another sentence."""
+    lines: list[str] = []
+    while sum(map(len, lines)) + len(lines) <= size_bytes:
+        lines.append(SENTENCES[(first + len(lines)) % len(SENTENCES)])
+    return "\n".join(lines)[: max(0, size_bytes)]
 
 
 def eml_item(raw: bytes, recipient: str, key: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ of the handler, so a crash anywhere repeats the same bytes).
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from dataclasses import dataclass
 from hashlib import sha256
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
 
 YIELD_MESSAGES = 50
 YIELD_BYTES = 256 * 1024
+SLOW_MODELS_SECONDS_MAX = 0.5
+"""How long the messages of one batch wait for slower models; what comes after that is judged without them."""
 _EVENT_ID_CHARACTERS_MAX = 100
 _ERASED = "erased"
 
@@ -235,13 +238,17 @@ async def _screen(
 ) -> list[Statement]:
     """Judge each message; let the loop turn in between, so that heartbeats go on."""
     statements: list[Statement] = []
-    moment, model = rfc3339(screened_at), screener.model
+    moment, model, slow_seconds = rfc3339(screened_at), screener.model, 0.0
     for slice_ in _slices(opened):
         readable = [item for item in slice_ if item.content is not None]
         cases = [_case(item, screened_at, watch) for item in readable]
         screening = screener.begin(cases, policy)
-        if screening.takes_long:
+        if screening.takes_long and slow_seconds < SLOW_MODELS_SECONDS_MAX:
+            began = time.monotonic()
             await asyncio.to_thread(screening.ask_models)
+            slow_seconds += time.monotonic() - began
+        elif screening.takes_long:
+            screening.ask_models(hurried=True)
         decisions = screening.decisions()
         if watch is not None:
             accounts = [item.judged.verified.instruction.account_id for item in readable]

@@ -49,11 +49,13 @@ class RememberedScores:
         unknown = [text for text in dict.fromkeys(texts) if text not in known]
         return Begun(texts, known, unknown, self._scorer.begin(unknown) if unknown else None)
 
-    def finish(self, begun: Begun, /) -> Sequence[ModelScores]:
+    def finish(self, begun: Begun, /, *, hurried: bool = False) -> Sequence[ModelScores]:
         """Return scores in the order of the texts."""
-        said = dict(zip(begun.unknown, self._scorer.finish(begun.begun), strict=True)) if begun.unknown else {}
+        said: dict[str, ModelScores] = {}
+        if begun.unknown:
+            said = dict(zip(begun.unknown, self._scorer.finish(begun.begun, hurried=hurried), strict=True))
         for text, scores in said.items():
-            if len(text) <= CHARACTERS_MAX:
+            if len(text) <= CHARACTERS_MAX and not scores.cut_short:
                 self._kept[text] = scores
         while len(self._kept) > TEXTS_MAX:
             self._kept.popitem(last=False)

@@ -27,7 +27,7 @@ from moderation.handlers import content_of
 from moderation.mail import read_mail
 from moderation.policy.reading import parse_policy
 from moderation.replaying import ReplayError, feature_differences, replay
-from moderation.screening import Case, Screener
+from moderation.screening import BUSY, Case, Screener
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -230,6 +230,7 @@ def content_differences(
 ) -> list[str]:
     """Return which features the content gives otherwise than they were kept; scores only by the same model."""
     same_model = statement["model"] == (None if scorer is None else scorer.digest)
+    same_model = same_model and BUSY not in statement["degraded"]  # type: ignore[operator]
     screener = Screener(policy, scorer if same_model else None)
     found = screener.screen([Case(read_mail(content), statement["tool"])])[0].features  # type: ignore[arg-type]
     left_out = _BESIDE_CONTENT if same_model else (*_BESIDE_CONTENT, "score.")

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 NOT_COVERED = "models-language"
 """In `degraded`: the text is in a language that models were not made for, only tier 0 has spoken."""
+BUSY = "models-busy"
+"""In `degraded`: the slower model would have been asked, and too many texts waited for it."""
 
 
 class Case(NamedTuple):
@@ -40,6 +42,10 @@ class ModelScores(Protocol):
     def tiers(self) -> tuple[str, ...]:
         """The models that were asked."""
 
+    @property
+    def cut_short(self) -> bool:
+        """Whether a slower model would have been asked if there had been time."""
+
 
 class BegunScores(Protocol):
     """Texts that models have begun to read."""
@@ -59,8 +65,8 @@ class Scorer(Protocol):
     def begin(self, texts: Sequence[str], /) -> Any:
         """Read texts, microseconds each."""
 
-    def finish(self, begun: Any, /) -> Sequence[ModelScores]:
-        """Score them; where texts wait, in milliseconds, and in any thread."""
+    def finish(self, begun: Any, /, *, hurried: bool = False) -> Sequence[ModelScores]:
+        """Score them; where texts wait, in milliseconds, and in any thread. Hurried, none is waited for."""
 
 
 class Screener:
@@ -111,10 +117,10 @@ class Screening:
         """Whether `ask_models` takes milliseconds."""
         return self._begun is not None and bool(self._begun.waiting)
 
-    def ask_models(self) -> None:
-        """Let the models finish."""
+    def ask_models(self, *, hurried: bool = False) -> None:
+        """Let the models finish; hurried, without the slower ones, and the verdict says so."""
         if self._scorer is not None:
-            self._scores = dict(zip(self._asked, self._scorer.finish(self._begun), strict=True))
+            self._scores = dict(zip(self._asked, self._scorer.finish(self._begun, hurried=hurried), strict=True))
 
     def decisions(self) -> list[Decision]:
         """Judge; asks the models if that was not done before."""
@@ -128,6 +134,8 @@ class Screening:
 
 def _with_models(item: Examination, policy: Policy, scores: ModelScores | None) -> Decision:
     if scores is not None:
+        if scores.cut_short:
+            item.degraded.add(BUSY)
         return judge(item, policy, scores.by_head, scores.tiers)
     if item.places:
         item.degraded.add(NOT_COVERED)

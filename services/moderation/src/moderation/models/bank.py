@@ -27,10 +27,11 @@ READ_CHARACTERS_MAX = 8_000
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Calibrated probabilities of all heads for one text, and the tiers that gave them."""
+    """Calibrated probabilities of all heads for a text, and the tiers that gave them; `cut_short`: one was left out."""
 
     by_head: Mapping[str, float]
     tiers: tuple[str, ...]
+    cut_short: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +76,13 @@ class ModelBank:
         waiting = {number: restored(shortened(texts[number])) for number in chosen.tolist()}
         return Begun(columns, scores, waiting)
 
-    def finish(self, begun: Begun) -> list[Scores]:
-        """Ask tier 2, milliseconds for each text that waits; may be called in a thread of its own."""
+    def finish(self, begun: Begun, *, hurried: bool = False) -> list[Scores]:
+        """Ask tier 2, milliseconds for each text that waits, in a thread of its own; hurried, tier 1 has to do."""
+        if hurried:
+            return [
+                Scores(dict(zip(HEADS, line, strict=True)), (LINEAR,), cut_short=number in begun.waiting)
+                for number, line in enumerate(begun.scores.tolist())
+            ]
         scores = begun.scores.copy()
         if self._encoder is not None and begun.waiting:
             chosen = list(begun.waiting)
