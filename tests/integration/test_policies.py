@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from dataclasses import dataclass, field
 
@@ -35,6 +36,7 @@ from waystation.stack import checkout_folder
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 
+log = logging.getLogger(__name__)
 ROAD_POLICY = (checkout_folder() / "deploy" / "policies" / "road.yaml").read_text("utf-8")
 DOOR = new_door_keys()
 OPERATOR, VERDICT_KEY = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
@@ -132,7 +134,7 @@ async def stated_by_all(copies, bus, record):
             await copy.policies.settled()
 
 
-async def test_a_policy_is_activated_under_load_without_a_mixture_or_a_pause(copies, bus, record_property):
+async def test_a_policy_is_activated_under_load_without_a_mixture_or_a_pause(copies, bus):
     """Several copies swap within 2 s, each verdict names its policy and replays by it."""
     old, new = small_policy("passports"), ROAD_POLICY.replace("id: road\n", "id: tested\n")
     first = max(copy.policies.table.revision for copy in copies) + 1
@@ -152,9 +154,9 @@ async def test_a_policy_is_activated_under_load_without_a_mixture_or_a_pause(cop
     await screening
     beating.cancel()
     swapped = [next(at for at, name in copy.swaps if name == copy.policies.active.name) for copy in copies]
-    record_property("pause_ms_longest", round(max(pauses) * 1000))
-    record_property("swap_ms_apart", round((max(swapped) - min(swapped)) * 1000))
-    assert max(swapped) - min(swapped) < 2
+    apart = max(swapped) - min(swapped)
+    log.info("longest pause %.0f ms; swapped %.1f ms apart", 1000 * max(pauses), 1000 * apart)
+    assert apart < 2
     policies = {policy.name: policy for policy in (parse_policy(old.encode()), parse_policy(new.encode()))}
     rows = await copies[0].pool.fetch("SELECT statement FROM verdicts")
     verdicts = [orjson.loads(row["statement"]) for row in rows]
