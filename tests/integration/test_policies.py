@@ -167,7 +167,6 @@ async def test_a_policy_is_activated_under_load_without_a_mixture_or_a_pause(cop
     rules = {policy.document.rules[0].id if policy.document.id == "small" else "crime.forged-documents": name
              for name, policy in policies.items()}  # fmt: skip
     assert all(rules[rule] == verdict["policy"] for verdict in verdicts for rule in verdict["rules"] if rule in rules)
-    assert copies[0].watch.comparison.messages + copies[1].watch.comparison.messages > 0, "the shadow was counted"
 
 
 async def beat(pauses):
@@ -194,6 +193,10 @@ async def test_a_rule_that_leaves_its_bound_takes_its_policy_back_in_every_copy(
     first = max(copy.policies.table.revision for copy in copies) + 1
     await stated_by_all(copies, bus, statement(text, "shadow", first))
     before = copies[0].policies.active.name
+    counted = admitted_messages(DOOR, [b"Subject: x\r\n\r\nOrder fake passports today.\r\n"] * 20)
+    copies[0].vault.knows(counted)
+    await copies[0].screen(counted)
+    assert copies[0].watch.comparison.newly_stopped == {("R3.a", "acme"): 20}, "the shadow is counted, and not applied"
     await stated_by_all(copies, bus, statement(text, "active", first + 1))
     messages = admitted_messages(DOOR, [b"Subject: x\r\n\r\nOrder fake passports today.\r\n"] * 120)
     copies[0].vault.knows(messages)
