@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from common.contracts.vault import DiscloseAnswer
 from common.events.enforcement import StandingChanged
 from common.events.intake import Instruction, MessageAdmitted, SealedContent
-from common.events.screening import Verdict, VerdictReached
+from common.events.screening import Verdict, VerdictReached, VerdictRevised, VerdictRevision
 from common.http.problems import TYPE_PREFIX
 from common.ids import new_id, new_recipient_token
 from common.kafka.consumer import Received
@@ -29,10 +29,11 @@ from routing import store
 from routing.claims import Claims
 from routing.dispatcher import Dispatcher
 from routing.domain import AttemptResult, Outcome, Reply, again
-from routing.handlers import Authority, Planner
+from routing.handlers import Authority, Planner, on_screened
 from routing.journal import Journal, LeftOver
 from routing.leases import Leases
 from routing.recovery import settle_left_over
+from routing.revisions import Revisions
 from routing.settlement import SealedReply, Settlement
 from routing.sweeps import Sweeps
 
@@ -167,10 +168,11 @@ class World:
         )
         self.claims = Claims(self.pool, authority, signer, self.relay, self.dispatcher, self.lease_seconds, now)
         self.sweeps = Sweeps(self.pool, signer, self.relay, now)
+        self.revisions = Revisions(self.pool, authority.verdicts, signer, self.relay, now)
         self.planner = Planner(self.pool, authority, signer, self.relay, self.dispatcher, self.lease_seconds, now)
 
     async def plan(self, *events):
-        await self.planner.on_verdict_reached([received(event) for event in events])
+        await on_screened([received(event) for event in events], self.planner, self.revisions)
 
     def message(self, **fields):
         event, key = verdict_event(**fields)
@@ -751,3 +753,124 @@ async def test_three_hundred_deliveries_under_two_workers_are_each_called_once(p
             await one.until(event, "handed_over")
     calls = [message_id for message_id, _ in one.provider.calls + two.provider.calls]
     assert sorted(calls) == sorted(event.message.event_id for event in events)
+
+
+# Later words of screening
+
+
+def revision_on(event, action, number=1, key=VERDICT_KEY, **fields):
+    statement = event.message.instruction.statement
+    word = VerdictRevision(
+        **{
+            "message_id": statement["message_id"],
+            "account_id": statement["account_id"],
+            "recipient_token": statement["recipient_token"],
+            "instruction_digest": event.verdict.statement["instruction_digest"],
+            "revision": number,
+            "action": action,
+            "clauses": () if action == "allow" else ("R5.2",),
+            "cause": "person",
+            "case_id": "5f2b7c9e-8f1d-5c37-9a53-0b6c1de8f0a1",
+            "signal": None,
+            "exposure": 1,
+            "screened_at": "2026-01-01T00:00:01.000Z",
+            **fields,
+        }
+    )
+    return VerdictRevised(revision=Signer("verdict", key).sign([word.statement()])[0])
+
+
+async def test_a_released_message_is_handed_over_once_however_often_the_release_comes(pool):
+    async with running(World(pool)) as world:
+        event = world.message(action="hold")
+        release = revision_on(event, "allow")
+        await world.plan(event, release)
+        assert (await world.row(event))["reason"] == "screening: released by review"
+        await world.claims.step()
+        await world.until(event, "handed_over")
+        await world.plan(event, release)
+        await world.claims.step()
+        assert len(world.provider.calls) == 1
+        states = [(one["sequence"], one["state"]) for one in world.relay.receipts(event.message.event_id)]
+        assert states == [(1, "held"), (2, "planned"), (3, "handed_over")]
+
+
+async def test_a_message_that_a_person_blocked_is_refused_and_stays_so(pool):
+    world = World(pool)
+    event = world.message(action="hold")
+    await world.plan(event, revision_on(event, "block"))
+    row = await world.row(event)
+    assert (row["state"], row["reason"]) == ("refused", "screening: blocked by review (R5.2)")
+    await world.plan(revision_on(event, "allow", 2))
+    assert (await world.row(event))["state"] == "refused"
+
+
+async def test_a_block_that_comes_while_a_message_waits_outruns_an_older_release(pool):
+    world = World(pool)
+    event = world.message(action="hold")
+    await world.plan(event)
+    await world.plan(revision_on(event, "block", 2), revision_on(event, "allow", 1))
+    await world.plan(revision_on(event, "allow", 1))
+    assert (await world.row(event))["state"] == "refused"
+
+
+async def test_a_block_during_a_call_stops_the_next_attempt(pool):
+    world = World(pool)
+    event = world.message()
+    await world.plan(event)
+    await world.plan(revision_on(event, "block", cause="list", case_id=None, signal="url:00"))
+    assert (await world.row(event))["state"] == "handing"
+    await pool.execute("UPDATE deliveries SET state = 'planned', lease_until = NULL, due_at = now() + interval '1 min'")
+    await world.revisions.step()
+    row = await world.row(event)
+    assert (row["state"], row["reason"]) == ("refused", "screening: blocked by a list (R5.2)")
+    await world.revisions.step()
+    assert await pool.fetchval("SELECT count(*) FROM revisions WHERE NOT applied") == 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"key": Ed25519PrivateKey.generate()}, "verdict: signed with a key that was never published"),
+        ({"instruction_digest": "00" * 32}, "revision: there is no delivery of the instruction that it is about"),
+        ({"number": -1}, "revision: the signed statement has not the shape of a revision"),
+    ],
+)
+async def test_a_release_that_is_not_moderations_word_on_this_message_releases_nothing(pool, fields, reason):
+    world = World(pool)
+    event = world.message(action="hold")
+    made = revision_on(event, "allow", **{name: value for name, value in fields.items() if name != "number"})
+    if "number" in fields:
+        made = VerdictRevised(
+            revision=Signer("verdict", VERDICT_KEY).sign([{**made.revision.statement, "revision": -1}])[0]
+        )
+    await world.plan(event, made)
+    assert (await world.row(event))["state"] == "held"
+    assert [row["reason"] for row in await pool.fetch("SELECT reason FROM unauthorised")] == [reason]
+
+
+async def test_a_row_alone_releases_no_held_message(pool, caplog):
+    """Who can write to the database of routing cannot let pass what screening holds."""
+    async with running(World(pool)) as world:
+        event = world.message(action="hold")
+        await world.plan(event)
+        await pool.execute("UPDATE deliveries SET state = 'planned', due_at = now()")
+        await world.claims.step()
+        await asyncio.sleep(0.1)
+        assert world.provider.calls == []
+        assert "verdict: screening said hold" in caplog.text
+
+
+async def test_a_release_does_not_outrun_the_validity_window_nor_a_suspension(pool):
+    world = World(pool)
+    later = datetime.now(UTC).replace(microsecond=0) + timedelta(minutes=5)
+    early = world.message(action="hold", not_before=later)
+    other = world.message(action="hold", account="paused")
+    await world.sweeps.on_standing_changed([standing("paused", "suspended", 1)])
+    await world.plan(early, other, revision_on(early, "allow"), revision_on(other, "allow"))
+    assert (await world.row(early))["due_at"] == later
+    await world.sweeps.step()
+    assert (await world.row(other))["state"] == "held"
+    await world.sweeps.on_standing_changed([standing("paused", "good", 2)])
+    row = await world.row(other)
+    assert (row["state"], row["reason"]) == ("planned", "standing: released")

@@ -16,6 +16,7 @@ from common.kafka.consumer import Subscription, kafka_broker
 from common.kafka.publisher import Publisher
 from common.kafka.reading import read_places
 from common.kafka.table import TableReader
+from common.outbox import OutboxRelay
 from common.postgres.pool import connect_pool
 from common.postgres.recovery import recover
 from common.security.signing import Signer, TrustedKeys
@@ -45,8 +46,14 @@ from moderation.recovery import VerdictsAgain
 from moderation.remembering import RememberedScores
 from moderation.replay_api import replay_routes
 from moderation.replays import Replays
+from moderation.review.api import ReviewRoutes
+from moderation.review.cases import CLOCK_MINUTES, Clocks
+from moderation.review.deciding import Deciding
+from moderation.review.opening import severities_of
+from moderation.review.store import end_cases
 from moderation.screening import Screener
 from moderation.store import PolicyShelf, ReplayShelf
+from moderation.upkeep import Upkeep
 from moderation.watching import Watch
 
 if TYPE_CHECKING:
@@ -59,8 +66,9 @@ if TYPE_CHECKING:
 
 SERVICE = "moderation"
 GROUP = "moderation.screening"
-CONNECTIONS_MAX = 4
+CONNECTIONS_MAX = 6
 POLICIES_OLD_SECONDS = 10.0
+CASES_EVERY_SECONDS = 30.0
 
 
 def create_app(settings: ModerationSettings) -> FastAPI:
@@ -134,12 +142,24 @@ async def _start(
         TrustedKeys.from_folder("instruction", trusted),
         TrustedKeys.from_folder("verdict", trusted),
         settings.instance,
+        severities_of(screener.policy),
+        clocks_of(settings),
     )
     await recover(pool, again)
     await PolicyShelf(pool).keep_policy(screener.policy, now())
     await _follow(policies, stated, stack)
     replays.start()
     stack.push_async_callback(replays.stop)
+    relay = OutboxRelay(pool, publisher)
+    relay.start()
+    stack.push_async_callback(relay.stop)
+    telemetry.watch_outbox(relay)
+    deciding = Deciding(pool, signer, relay, settings.review_second_share, now)
+    review = ReviewRoutes(pool, vault, deciding, verifier, settings.review_lease_seconds, now)
+    app.include_router(review.router())
+    upkeep = Upkeep()
+    stack.push_async_callback(upkeep.stop)
+    upkeep.run("the end of cases", lambda: end_cases(pool, now()), every_seconds=CASES_EVERY_SECONDS)
     stack.push_async_callback(broker.stop)
     await broker.start()
 
@@ -216,6 +236,7 @@ def _subscription(
         screener=screener,
         counted=telemetry.measures.counts(VERDICTS),
         watch=watch,
+        clocks=clocks_of(settings),
     )
     return Subscription(
         MessageAdmitted,
@@ -227,3 +248,8 @@ def _subscription(
         tracer=telemetry.tracer,
         measures=telemetry.measures,
     )
+
+
+def clocks_of(settings: ModerationSettings) -> Clocks:
+    """Return the clocks of review: those of this deployment over those of the house."""
+    return Clocks({**CLOCK_MINUTES, **settings.review_clock_minutes})

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
 from common.config import HttpAddress, ReadableFile, ServiceSettings
@@ -20,3 +23,6 @@ class ModerationSettings(ServiceSettings):
     vault_url: HttpAddress
     policy_file: ReadableFile
     mail_server: str = ""
+    review_lease_seconds: float = Field(default=900.0, ge=5.0)
+    review_second_share: float = Field(default=0.1, ge=0.0, le=1.0)
+    review_clock_minutes: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 from uuid import UUID
 
 import msgspec
+import orjson
 
 from common.contracts.vault import OpenCall, OpenItem
 from common.events.envelope import record_of
@@ -29,11 +30,14 @@ from common.times import now, rfc3339
 from moderation.domain import ENGINE, erased_decision, in_ten_thousandths, scores_in_ten_thousandths
 from moderation.errors import RefusedRecordError, ScreeningUnavailableError
 from moderation.mail import read_mail
+from moderation.review.cases import Clocks
+from moderation.review.opening import case_of_hold, severities_of
+from moderation.review.store import insert_cases
 from moderation.screening import Case
 from moderation.store import KeptVerdict, NewVerdict, Unauthorised, find_verdicts, insert_unauthorised, insert_verdicts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from datetime import datetime
 
     from common.contracts.vault import OpenAnswer
@@ -101,6 +105,7 @@ async def on_message_admitted(
     clock: Callable[[], datetime] = now,
     counted: Counts | None = None,
     watch: Watch | None = None,
+    clocks: Clocks | None = None,
 ) -> None:
     """Screen each genuine message once and publish its one verdict; forged records are counted, never opened."""
     screened_at, policy = clock(), screener.policy
@@ -117,6 +122,7 @@ async def on_message_admitted(
             if watch is not None:
                 await watch.end(connection)
             _count(statements, counted)
+        await _open_cases(connection, genuine, verdicts, policy, clocks)
         records, without_verdict = _outcomes(genuine, verdicts, reasons)
         refused += without_verdict
         if refused:
@@ -337,6 +343,29 @@ async def _keep(
 
 def _place(judged: _Judged) -> tuple[int, int]:
     return judged.received.record.partition, judged.received.record.offset
+
+
+async def _open_cases(
+    connection: Connection,
+    genuine: Sequence[_Judged],
+    verdicts: Mapping[str, KeptVerdict],
+    policy: Policy,
+    clocks: Clocks | None,
+) -> None:
+    """Open a case for each held message; one that comes again has its case already."""
+    held = [
+        (judged.verified, verdict)
+        for judged in genuine
+        if (verdict := verdicts.get(judged.message_id)) is not None
+        and verdict.action == "hold"
+        and verdict.instruction_digest == judged.verified.digest
+    ]
+    if held:
+        severities = severities_of(policy)
+        found = [
+            case_of_hold(one, orjson.loads(kept.signed.statement), severities, clocks or Clocks()) for one, kept in held
+        ]
+        await insert_cases(connection, [case for case in found if case is not None])
 
 
 def _outcomes(

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from common.http.health import health_routes
-from common.http.openapi import OPERATOR_TOKEN, Api, Tag, described_app, print_document
+from common.http.openapi import OPERATOR_TOKEN, REVIEWER_TOKEN, Api, Tag, described_app, print_document
 from moderation.api import operator_routes
 from moderation.policy_api import policy_routes
 from moderation.replay_api import replay_routes
+from moderation.review.api import ReviewRoutes
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -17,11 +18,13 @@ if TYPE_CHECKING:
 API = Api(
     package="moderation",
     description=(
-        "Verdicts on messages, policies and replays, for an operator. Screening itself goes over Kafka. Nothing here"
-        " tells a content. Limits: a policy of 900,000 bytes, a sample of 1,000 verdicts."
+        "Verdicts on messages, policies and replays, for an operator; the review queue, for reviewers. Screening itself"
+        " goes over Kafka. Content is shown inside a claimed case only. Limits: a policy of 900,000 bytes, a sample of"
+        " 1,000 verdicts, a reason of 500 characters."
     ),
     tags={
         "operator": Tag("An operator's token is needed.", (OPERATOR_TOKEN,)),
+        "review": Tag("A reviewer's own token is needed.", (REVIEWER_TOKEN,)),
         "health": Tag("For supervisors."),
     },
 )
@@ -39,6 +42,7 @@ def whole() -> FastAPI:
     app.include_router(operator_routes(nothing, nothing, nothing))
     app.include_router(policy_routes(nothing, nothing, nothing, nothing, nothing))
     app.include_router(replay_routes(nothing, nothing))
+    app.include_router(ReviewRoutes(nothing, nothing, nothing, nothing, nothing, nothing).router())
     app.include_router(health_routes({}))
     return app
 

@@ -30,6 +30,7 @@ class KeptVerdict(NamedTuple):
     signed: SignedJson
     instruction_digest: str
     screened_at: str
+    action: str
 
 
 class NewVerdict(NamedTuple):
@@ -48,7 +49,8 @@ class NewVerdict(NamedTuple):
     @property
     def kept(self) -> KeptVerdict:
         """What its row says, once it is stored."""
-        return KeptVerdict(self.signed, self.statement["instruction_digest"], self.statement["screened_at"])
+        said = self.statement
+        return KeptVerdict(self.signed, said["instruction_digest"], said["screened_at"], said["action"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +126,8 @@ async def count_unauthorised(pool: Pool) -> dict[str, int]:
 def _kept(statement: bytes, proof: bytes) -> KeptVerdict:
     said = orjson.loads(statement)
     digest = leaf_hash(statement).hex()
-    return KeptVerdict(SignedJson(statement, digest, proof), said["instruction_digest"], said["screened_at"])
+    signed = SignedJson(statement, digest, proof)
+    return KeptVerdict(signed, said["instruction_digest"], said["screened_at"], said["action"])
 
 
 @dataclass(frozen=True, slots=True)

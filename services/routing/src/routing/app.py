@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from common.events.enforcement import StandingChanged
-from common.events.screening import VerdictReached
+from common.events.screening import VerdictReached, VerdictRevised
 from common.http.health import consumer_check, health_routes, postgres_check, table_check
 from common.http.observed import observe
 from common.http.server import stop_process
@@ -29,7 +29,7 @@ from routing import store
 from routing.api import Routes
 from routing.claims import Claims
 from routing.dispatcher import AHEAD_MAX, Dispatcher
-from routing.handlers import Authority, Planner
+from routing.handlers import Authority, Planner, on_screened
 from routing.journal import Journal, JournalError, JournalFile
 from routing.leases import Leases
 from routing.loops import Loops
@@ -38,6 +38,7 @@ from routing.providers.email import EmailProvider
 from routing.providers.smtp import SmtpPool, parse_smtp_url
 from routing.recovery import settle_left_over
 from routing.restoration import DeliveriesAgain
+from routing.revisions import Revisions
 from routing.settlement import Settlement
 from routing.sweeps import Sweeps
 
@@ -127,7 +128,8 @@ async def _run(app: FastAPI, settings: RoutingSettings, telemetry: Telemetry, st
     )
     planner = Planner(pool, authority, signer, relay, dispatcher, settings.lease_seconds, now)
     receipt_keys = TrustedKeys.from_folder("receipt", keys)
-    again = DeliveriesAgain(planner, settings.kafka, vault, receipt_keys, provider.name, settings.instance)
+    revisions = Revisions(pool, authority.verdicts, signer, relay, now)
+    again = DeliveriesAgain(planner, revisions, settings.kafka, vault, receipt_keys, provider.name, settings.instance)
     await recover(pool, again)
     standings.start()
     stack.push_async_callback(standings.stop)
@@ -138,16 +140,18 @@ async def _run(app: FastAPI, settings: RoutingSettings, telemetry: Telemetry, st
     stack.push_async_callback(loops.stop)
     loops.run("claims", claims.step, every_seconds=CLAIM_EVERY_SECONDS)
     loops.run("sweeps", sweeps.step, every_seconds=SWEEP_EVERY_SECONDS)
+    loops.run("revisions", revisions.step, every_seconds=SWEEP_EVERY_SECONDS)
 
-    planning = Subscription(
+    planning: Subscription[VerdictReached | VerdictRevised] = Subscription(
         VerdictReached,
         PLANNING_GROUP,
-        planner.on_verdict_reached,
+        partial(on_screened, planner=planner, revisions=revisions),
         publisher,
         settings.instance,
         stop_process=stop_process,
         tracer=tracer,
         measures=measures,
+        also=(VerdictRevised,),
     )
     broker = kafka_broker(settings.kafka, client_id=settings.instance)
     planning.attach(broker)
@@ -172,7 +176,7 @@ def _watch(
     pool: Pool,
     relay: OutboxRelay,
     standings: TableReader[StandingChanged],
-    planning: Subscription[VerdictReached],
+    planning: Subscription[VerdictReached | VerdictRevised],
     dispatcher: Dispatcher,
 ) -> None:
     telemetry.watch_pool(pool)

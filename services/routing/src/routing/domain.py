@@ -192,6 +192,17 @@ def stop(
     return Change(delivery, state, reason, delivery.sequence + 1, delivery.round, due_at=now)
 
 
+def revise(
+    delivery: Delivery, results: Sequence[AttemptResult], action: str, reason: str, due_at: datetime
+) -> Change | None:
+    """Return what a later word of screening does to a delivery; None where it comes too late, or a call may be open."""
+    if action == "allow" and delivery.state is DeliveryState.HELD:
+        return Change(delivery, DeliveryState.PLANNED, reason, delivery.sequence + 1, delivery.round, due_at=due_at)
+    if action == "block" and delivery.state in {DeliveryState.HELD, DeliveryState.PLANNED}:
+        return stop(delivery, results, DeliveryState.REFUSED, reason, due_at)
+    return None
+
+
 def again(delivery: Delivery, reason: str, now: datetime) -> Change:
     """Return the change that sends a delivery in doubt once more, in a new round; earlier doubts stay in the join."""
     return Change(delivery, DeliveryState.PLANNED, reason, delivery.sequence + 1, round=delivery.round + 1, due_at=now)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from common.events.intake import VerifiedInstruction
-from common.events.screening import VerdictReached, VerifiedVerdict
-from common.security.signing import SignatureError
+from common.events.screening import VerdictReached, VerdictRevised, VerifiedVerdict, verified_revision
+from common.security.signing import SignatureError, Signed
 from routing import store
 from routing.domain import Change, Delivery, DeliveryState, initial_state
 from routing.leases import Leased
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from common.postgres.pool import Pool
     from common.security.signing import Signer, TrustedKeys
     from routing.dispatcher import Dispatcher
+    from routing.revisions import Revisions
 
 ROOM_WAIT_SECONDS = 2.0
 
@@ -48,6 +49,24 @@ class Authority:
         """Return both, verified, or raise SignatureError with the reason."""
         instruction = VerifiedInstruction.verify(event.message, self.instructions)
         return instruction, VerifiedVerdict.verify(event.verdict, instruction, self.verdicts)
+
+    def require_leave(self, instruction: VerifiedInstruction, verdict: VerifiedVerdict, revision: str | None) -> None:
+        """Check that screening lets a message pass, by its verdict or by the newest signed word after it (JSON).
+
+        Raises SignatureError with the reason.
+        """
+        action = verdict.verdict.action
+        if revision is not None:
+            try:
+                signed = Signed.model_validate_json(revision)
+            except ValueError:
+                raise SignatureError("revision: the stored one cannot be read") from None
+            word = verified_revision(signed, self.verdicts)
+            if word.instruction_digest != instruction.digest:
+                raise SignatureError("revision: it is about another instruction")
+            action = word.action
+        if action != "allow":
+            raise SignatureError(f"verdict: screening said {action}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +141,24 @@ class Planner:
             one = Verified(instruction, verdict, record.value, received.traceparent)
             verified.setdefault(instruction.instruction.message_id, one)
         return list(verified.values()), unauthorised
+
+
+async def on_screened(
+    batch: Sequence[Received[VerdictReached | VerdictRevised]], planner: Planner, revisions: Revisions
+) -> None:
+    """Plan verdicts, then apply the revisions: one of the same batch stands behind its verdict."""
+    if reached := [received for received in batch if _is_reached(received)]:
+        await planner.on_verdict_reached(reached)
+    if revised := [received for received in batch if _is_revised(received)]:
+        await revisions.on_verdict_revised(revised)
+
+
+def _is_reached(received: Received[Any]) -> TypeGuard[Received[VerdictReached]]:
+    return isinstance(received.event, VerdictReached)
+
+
+def _is_revised(received: Received[Any]) -> TypeGuard[Received[VerdictRevised]]:
+    return isinstance(received.event, VerdictRevised)
 
 
 def _plan(one: Verified, standings: dict[str, str], now: datetime, *, lease: bool) -> store.PlannedDelivery:

@@ -52,6 +52,36 @@ SELECT message_id, account_id, recipient_token, instruction_digest, content_dige
     attempts, not_after
 FROM deliveries WHERE message_id = ANY($1::uuid[]) ORDER BY message_id FOR UPDATE
 
+-- name: record_revisions
+-- Later words of screening; of two the higher revision stands. A block is applied by whoever moves the delivery.
+INSERT INTO revisions AS r (message_id, revision, action, reason, signed, applied)
+SELECT n.message_id, n.revision, n.action, n.reason, n.signed, n.action = 'allow'
+FROM unnest($1::uuid[], $2::integer[], $3::text[], $4::text[], $5::json[])
+    AS n(message_id, revision, action, reason, signed)
+ON CONFLICT (message_id) DO UPDATE
+    SET revision = excluded.revision, action = excluded.action, reason = excluded.reason, signed = excluded.signed,
+        applied = excluded.applied, received_at = now()
+    WHERE r.revision < excluded.revision
+RETURNING message_id
+
+-- name: waits_of
+-- Why locked deliveries are as they are, and when they are due.
+SELECT message_id, reason, due_at FROM deliveries WHERE message_id = ANY($1::uuid[])
+
+-- name: blocked_and_waiting
+-- Lock waiting deliveries that were blocked when a call was open.
+SELECT d.message_id, d.account_id, d.recipient_token, d.instruction_digest, d.content_digest, d.state, d.epoch, d.round,
+    d.sequence, d.attempts, d.not_after, r.reason AS why
+FROM revisions r JOIN deliveries d USING (message_id)
+WHERE NOT r.applied AND d.state IN ('planned', 'held')
+LIMIT $1 FOR UPDATE OF d SKIP LOCKED
+
+-- name: settle_revisions
+-- Blocks that have nothing to stop any more; what is in doubt may be sent again and stays.
+UPDATE revisions r SET applied = true FROM deliveries d
+WHERE NOT r.applied AND d.message_id = r.message_id
+    AND d.state IN ('handed_over', 'delivered', 'refused', 'withheld', 'expired')
+
 -- name: attempt_results
 -- The results of all attempts of locked deliveries, oldest first.
 SELECT message_id, number, result FROM attempts WHERE message_id = ANY($1::uuid[]) ORDER BY message_id, number
@@ -204,13 +234,15 @@ UPDATE attempts SET result = 'doubt', reason = 'the worker was lost during the c
 WHERE message_id = ANY($1::uuid[]) AND result = 'open'
 
 -- name: lease
--- Lease locked deliveries without open attempt under a new epoch (rule onlyOpenIsDoubt), with their records.
+-- Lease locked deliveries without open attempt under a new epoch (rule onlyOpenIsDoubt), with their records and the
+-- newest later word of screening.
 WITH leased AS (
     UPDATE deliveries SET state = 'handing', epoch = epoch + 1, lease_until = now() + make_interval(secs => $2),
         reason = 'leased', changed_at = now()
     WHERE message_id = ANY($1::uuid[]) RETURNING message_id, epoch, sequence, attempts, due_at
 )
-SELECT message_id, epoch, sequence, attempts, event, traceparent FROM leased JOIN contents USING (message_id) ORDER BY due_at
+SELECT message_id, epoch, sequence, attempts, event, traceparent, signed AS revision
+FROM leased JOIN contents USING (message_id) LEFT JOIN revisions USING (message_id) ORDER BY due_at
 
 -- name: oldest_due
 -- For how many seconds the delivery that was due first has waited.

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from common.security.signing import TrustedKeys
     from routing.domain import Delivery
     from routing.handlers import Planner
+    from routing.revisions import Revisions
 
 AT_ONCE_MAX = 500
 UNKNOWN_OUTCOME = "disclosed before the database was put back, what came of it is not known"
@@ -46,6 +47,7 @@ class DeliveriesAgain:
     """Brings deliveries to what Kafka and the vault know of them."""
 
     planner: Planner
+    revisions: Revisions
     access: KafkaAccess
     vault: VaultClient
     receipt_keys: TrustedKeys
@@ -53,10 +55,11 @@ class DeliveriesAgain:
     client_id: str
 
     async def __call__(self, recovery: Recovery) -> None:
-        """Plan again, recall what was told, put what nobody knows in doubt."""
+        """Plan again, recall what was told, hear what was revised, put what nobody knows in doubt."""
         client_id = f"{self.client_id}-recovery"
         await replay(self.access, VerdictReached, recovery.since, self.planner.plan_again, client_id=client_id)
         await replay(self.access, ReceiptIssued, recovery.since, self._recall, client_id=client_id)
+        await self.revisions.recover(self.access, recovery.since, client_id)
         unsettled = await self.vault.unsettled(recovery.since)
         for start in range(0, len(unsettled), AT_ONCE_MAX):
             await self._settle(unsettled[start : start + AT_ONCE_MAX], outcomes_known=recovery.outcomes_known)

@@ -51,6 +51,16 @@ class Unauthorised(NamedTuple):
     reason: str
 
 
+class RecordedRevision(NamedTuple):
+    """A later word of screening on one message; `signed` is its JSON as it came."""
+
+    message_id: str
+    revision: int
+    action: str
+    reason: str
+    signed: str
+
+
 class SettledAttempt(NamedTuple):
     """An attempt's outcome as it is stored; the reply is sealed under the message key."""
 
@@ -83,6 +93,7 @@ class LeasedRow(NamedTuple):
     attempts: int
     event: bytes
     traceparent: bytes | None
+    revision: str | None
 
 
 async def know_accounts(connection: Connection, account_ids: Iterable[str]) -> dict[str, str]:
@@ -123,6 +134,30 @@ async def lock_deliveries(connection: Connection, message_ids: Iterable[str]) ->
     """Lock deliveries and return them by message id."""
     rows = await connection.fetch(QUERIES["lock_deliveries"], list(message_ids))
     return {delivery.message_id: delivery for delivery in map(_delivery, rows)}
+
+
+async def record_revisions(connection: Connection, revisions: Sequence[RecordedRevision]) -> set[str]:
+    """Record revisions of locked deliveries; return the messages of those that are newer than what was known."""
+    ordered = sorted(revisions)
+    rows = await connection.fetch(QUERIES["record_revisions"], *_columns(ordered, len(RecordedRevision._fields)))
+    return {str(row["message_id"]) for row in rows}
+
+
+async def waits_of(connection: Connection, message_ids: Iterable[str]) -> dict[str, tuple[str, datetime]]:
+    """Return for locked deliveries why they are as they are, and when they are due."""
+    rows = await connection.fetch(QUERIES["waits_of"], list(message_ids))
+    return {str(row["message_id"]): (row["reason"], row["due_at"]) for row in rows}
+
+
+async def blocked_and_waiting(connection: Connection, limit: int) -> list[tuple[Delivery, str]]:
+    """Lock waiting deliveries that were blocked while a call was open, with the reason."""
+    rows = await connection.fetch(QUERIES["blocked_and_waiting"], limit)
+    return [(_delivery(row), row["why"]) for row in rows]
+
+
+async def settle_revisions(connection: Connection) -> None:
+    """Forget blocks that have nothing to stop any more."""
+    await connection.execute(QUERIES["settle_revisions"])
 
 
 async def attempt_results(connection: Connection, message_ids: Iterable[str]) -> dict[str, dict[int, AttemptResult]]:

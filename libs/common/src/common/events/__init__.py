@@ -4,12 +4,13 @@ from common.events.enforcement import StandingChanged
 from common.events.envelope import Event, EventError, decode, encode
 from common.events.intake import MessageAdmitted
 from common.events.routing import ReceiptIssued
-from common.events.screening import PolicyStated, VerdictReached
+from common.events.screening import PolicyStated, VerdictReached, VerdictRevised
 from common.events.vault import CheckpointSigned, ErasureRecorded, WithdrawalRecorded
 
 EVENTS: tuple[type[Event], ...] = (
     MessageAdmitted,
     VerdictReached,
+    VerdictRevised,
     ReceiptIssued,
     StandingChanged,
     ErasureRecorded,
@@ -29,6 +30,7 @@ __all__ = [
     "ReceiptIssued",
     "StandingChanged",
     "VerdictReached",
+    "VerdictRevised",
     "WithdrawalRecorded",
     "decode",
     "encode",

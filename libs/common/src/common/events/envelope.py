@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from common.kafka.records import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 Headers = tuple[tuple[str, bytes], ...]
 
@@ -105,6 +105,14 @@ def decode(event: type[E], value: bytes | None, headers: Iterable[tuple[str, byt
         first = error.errors(include_input=False, include_context=False, include_url=False)[0]
         field = ".".join(str(part) for part in first["loc"]) or "value"
         raise EventError(f"{field}: {first['msg']} ({error.error_count()} errors)") from None
+
+
+def decode_one_of(events: Sequence[type[E]], value: bytes | None, headers: Sequence[tuple[str, bytes | None]]) -> E:
+    """Return the event in a record of a topic that carries several types; else EventError, as `decode`."""
+    if len(events) == 1:
+        return decode(events[0], value, headers)
+    kind = next((content for name, content in headers if name == "ce_type"), None)
+    return decode(next((event for event in events if event.TYPE.encode() == kind), events[0]), value, headers)
 
 
 def traceparent_of(headers: Iterable[tuple[str, bytes | None]]) -> bytes | None:

@@ -1,4 +1,4 @@
-"""What moderation tells: a verdict was reached on an admitted message; a policy is in shadow, active or rolled back."""
+"""What moderation tells: a verdict was reached, or revised later; a policy is in shadow, active or rolled back."""
 
 from __future__ import annotations
 
@@ -94,6 +94,66 @@ class VerdictReached(Event):
     def body(verdict: SignedJson, message_json: bytes) -> bytes:
         """Return the JSON of the event around the message's JSON as it was received, unknown fields included."""
         return b'{"verdict":%b,"message":%b}' % (verdict.whole, message_json)
+
+
+class VerdictRevision(Contract):
+    """A later word on a message that was judged, as signed by moderation; of two the higher `revision` holds.
+
+    `cause`: a person in case `case_id`, or a list that names `signal` (kind and SHA-256 prefix of what is listed).
+    `screened_at` is when it was decided, named as in a verdict: by it a retired key is judged.
+    """
+
+    message_id: str
+    account_id: str
+    recipient_token: str
+    instruction_digest: str
+    revision: int = Field(ge=1)
+    action: Literal["allow", "block"]
+    clauses: tuple[str, ...]
+    cause: Literal["person", "list"]
+    case_id: str | None
+    signal: str | None
+    exposure: int
+    screened_at: str
+
+    def statement(self) -> Statement:
+        """Return the JSON object that is signed."""
+        return self.model_dump(mode="json")
+
+
+class VerdictRevised(Event):
+    """A verdict was revised. It follows the verdict on the same partition, so who reads in order knows the message."""
+
+    TYPE: ClassVar[str] = "screening.verdict.revised.v1"
+    TOPIC: ClassVar[str] = "screening.verdicts"
+    SOURCE: ClassVar[str] = "waystation/moderation"
+
+    revision: Signed
+
+    @property
+    def event_id(self) -> str:
+        """The message's id with the number of the revision."""
+        statement = self.revision.statement
+        return f"{statement['message_id']}.revision.{statement['revision']}"
+
+    @property
+    def key(self) -> str:
+        """The recipient token."""
+        return str(self.revision.statement["recipient_token"])
+
+    @property
+    def time(self) -> str:
+        """When it was decided."""
+        return str(self.revision.statement["screened_at"])
+
+
+def verified_revision(signed: Signed, keys: TrustedKeys) -> VerdictRevision:
+    """Return what a revision says once its signature and shape were checked; raise SignatureError with the reason."""
+    keys.verify(signed)
+    try:
+        return VerdictRevision.model_validate(signed.statement)
+    except ValueError:
+        raise SignatureError("revision: the signed statement has not the shape of a revision") from None
 
 
 class VerifiedVerdict:

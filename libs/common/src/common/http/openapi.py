@@ -34,6 +34,7 @@ VERSION = "0.1.0"
 SCHEMAS = "#/components/schemas/{model}"
 API_KEY = "apiKey"
 OPERATOR_TOKEN = "operatorToken"  # noqa: S105  the name of a scheme
+REVIEWER_TOKEN = "reviewerToken"  # noqa: S105
 SERVICE_TOKEN = "serviceToken"  # noqa: S105
 
 _SCHEMES = {
@@ -43,6 +44,13 @@ _SCHEMES = {
         "scheme": "bearer",
         "bearerFormat": "JWT",
         "description": "A token of the principal `operator`: EdDSA, at most five minutes old, for this service alone.",
+    },
+    REVIEWER_TOKEN: {
+        "type": "http",
+        "scheme": "bearer",
+        "bearerFormat": "JWT",
+        "description": "A token of a reviewer (principal `reviewer.NAME`): EdDSA, at most five minutes old, for this"
+        " service alone.",
     },
     SERVICE_TOKEN: {
         "type": "http",

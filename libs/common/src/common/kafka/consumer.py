@@ -30,7 +30,7 @@ from faststream.kafka.message import KafkaAckableMessage
 from faststream.security import SASLScram256
 from opentelemetry.trace import SpanKind
 
-from common.events.envelope import Event, EventError, decode, traceparent_of
+from common.events.envelope import Event, EventError, decode_one_of, traceparent_of
 from common.kafka.health import ConsumerHealth
 from common.kafka.publisher import PublishError
 from common.kafka.records import Record
@@ -155,7 +155,7 @@ def kafka_broker(access: KafkaAccess, *, client_id: str) -> KafkaBroker:
 
 @dataclass(slots=True)
 class Subscription(Generic[E]):
-    """One group reading one topic in batches."""
+    """One group reading one topic in batches; `also` are further types of events that the topic carries."""
 
     event: type[E]
     group: str
@@ -168,6 +168,7 @@ class Subscription(Generic[E]):
     stop_process: Callable[[], None] = lambda: None
     tracer: Tracer = OFF
     measures: Measures = field(default_factory=Measures)
+    also: tuple[type[E], ...] = ()
     health: ConsumerHealth = field(init=False)
     _in_hand: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
     _failures: int = field(default=0, init=False)
@@ -307,9 +308,10 @@ class Subscription(Generic[E]):
     async def _handle(self, records: Sequence[ConsumerRecord]) -> None:
         batch: list[Received[E]] = []
         dead: list[Record] = []
+        events = (self.event, *self.also)
         for record in records:
             try:
-                event = decode(self.event, record.value, record.headers)
+                event = decode_one_of(events, record.value, record.headers)
                 batch.append(Received(event, record, self._begin_span(record) if self.tracer.on else None))
             except EventError as error:
                 dead.append(self._dead_letter(record, str(error)))

@@ -19,6 +19,7 @@ LIFETIME_SECONDS = 300
 _RENEW_BEFORE_SECONDS = 60
 _CACHED_TOKENS_MAX = 256
 _LEEWAY_SECONDS = 10
+_LOOK_EVERY_SECONDS = 1.0
 
 
 class TokenError(Exception):
@@ -61,12 +62,16 @@ class TokenVerifier:
     def __init__(self, audience: str, keys: Mapping[str, Ed25519PublicKey]) -> None:
         self._audience = audience
         self._keys = dict(keys)
+        self._folder: Path | None = None
+        self._look_at = 0.0
         self._seen: dict[str, tuple[str, float]] = {}
 
     @classmethod
     def from_folder(cls, audience: str, folder: Path) -> TokenVerifier:
-        """Load `folder/identity/<principal>.pem`."""
-        return cls(audience, {path.stem: load_public_key(path) for path in (folder / "identity").glob("*.pem")})
+        """Load `folder/identity/<principal>.pem`, and again when a principal is met that was not there."""
+        verifier = cls(audience, _load_identities(folder / "identity"))
+        verifier._folder = folder / "identity"
+        return verifier
 
     def principal(self, authorization: str | None) -> str:
         """Return the principal behind an Authorization header, or raise TokenError."""
@@ -85,7 +90,7 @@ class TokenVerifier:
     def _check(self, token: str) -> tuple[str, float]:
         try:
             issuer = jwt.decode(token, options={"verify_signature": False}).get("iss")
-            key = self._keys.get(issuer) if isinstance(issuer, str) else None
+            key = self._key_of(issuer) if isinstance(issuer, str) else None
             if key is None:
                 raise TokenError("the token names no principal known here")
             claims = jwt.decode(
@@ -99,3 +104,14 @@ class TokenVerifier:
         except jwt.InvalidTokenError as error:
             raise TokenError(f"the token is not valid here: {error}") from None
         return str(claims["iss"]), float(claims["exp"])
+
+    def _key_of(self, issuer: str) -> Ed25519PublicKey | None:
+        """Return a principal's key; look at the folder for one that came later, at most once a second."""
+        if issuer not in self._keys and self._folder is not None and time.monotonic() >= self._look_at:
+            self._look_at = time.monotonic() + _LOOK_EVERY_SECONDS
+            self._keys |= _load_identities(self._folder)
+        return self._keys.get(issuer)
+
+
+def _load_identities(folder: Path) -> dict[str, Ed25519PublicKey]:
+    return {path.name.removesuffix(".pem"): load_public_key(path) for path in folder.glob("*.pem")}

@@ -51,7 +51,10 @@ def read_examples(checkout: Path) -> Examples:
 def asyncapi_document(registry: TopicRegistry, examples: Examples) -> str:
     """Return the document as YAML."""
     declared = {topic.name: topic for topic in registry.topics}
-    channels = {_camel(event.TOPIC): _channel(declared[event.TOPIC], event) for event in EVENTS}
+    topics = dict.fromkeys(event.TOPIC for event in EVENTS)
+    channels = {
+        _camel(name): _channel(declared[name], [event for event in EVENTS if name == event.TOPIC]) for name in topics
+    }
     channels |= {_camel(topic.name): _dead_letters(topic) for topic in registry.dlqs}
     operations: dict[str, Any] = {}
     for event in EVENTS:
@@ -107,11 +110,11 @@ def _server() -> dict[str, Any]:
     }
 
 
-def _channel(topic: Topic, event: type[Event]) -> dict[str, Any]:
+def _channel(topic: Topic, events: Sequence[type[Event]]) -> dict[str, Any]:
     return {
         "address": topic.name,
         "summary": topic.description,
-        "messages": {event.__name__: {"$ref": f"#/components/messages/{event.__name__}"}},
+        "messages": {event.__name__: {"$ref": f"#/components/messages/{event.__name__}"} for event in events},
         "bindings": _topic_binding(topic),
     }
 

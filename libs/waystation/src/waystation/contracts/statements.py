@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from common.events import Event, MessageAdmitted, PolicyStated, ReceiptIssued, VerdictReached
+from common.events import Event, MessageAdmitted, PolicyStated, ReceiptIssued, VerdictReached, VerdictRevised
 from common.events.intake import Instruction
 from common.events.routing import Receipt
-from common.events.screening import PolicyState, Verdict
+from common.events.screening import PolicyState, Verdict, VerdictRevision
 
 if TYPE_CHECKING:
     from common.events.envelope import Contract
@@ -15,12 +15,14 @@ if TYPE_CHECKING:
 STATEMENTS: dict[type[Event], type[Contract]] = {
     MessageAdmitted: Instruction,
     VerdictReached: Verdict,
+    VerdictRevised: VerdictRevision,
     ReceiptIssued: Receipt,
     PolicyStated: PolicyState,
 }
 SIGNED_FIELDS: dict[type[Event], str] = {
     MessageAdmitted: "instruction",
     VerdictReached: "verdict",
+    VerdictRevised: "revision",
     ReceiptIssued: "receipt",
     PolicyStated: "state",
 }
