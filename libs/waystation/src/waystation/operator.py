@@ -20,7 +20,7 @@ OPERATOR = "operator"
 TIMEOUT_SECONDS = 30.0
 _NEXT_STEPS = {
     401: "the service does not know this stack's operator key; is it a service of this stack? waystation status",
-    403: "only the principal `operator` may do this",
+    403: "the principal that asked may not do this; operators and reviewers have keys of their own",
     503: "wait until it is ready: waystation status",
 }
 
@@ -50,9 +50,11 @@ class ServiceClient:
         client.post("enforcement", "/v1/complaints", {"account_id": "a-1", "clause": "R3.a"})
     """
 
-    def __init__(self, stack: Doors, *, transport: httpx.BaseTransport | None = None) -> None:
+    def __init__(
+        self, stack: Doors, *, principal: str = OPERATOR, transport: httpx.BaseTransport | None = None
+    ) -> None:
         self._stack = stack
-        self._issuer = _issuer(stack)
+        self._issuer = _issuer(stack, principal)
         self._http = httpx.Client(timeout=TIMEOUT_SECONDS, trust_env=False, transport=transport)
 
     def __enter__(self) -> Self:
@@ -137,16 +139,16 @@ def _for_owner_only(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
-def _issuer(stack: Doors) -> TokenIssuer:
-    path = stack.identity_key(OPERATOR)
+def _issuer(stack: Doors, principal: str) -> TokenIssuer:
+    path = stack.identity_key(principal)
     try:
-        return TokenIssuer.from_file(OPERATOR, path)
+        return TokenIssuer.from_file(principal, path)
     except FileNotFoundError as error:
-        raise CommandError(
-            f"there is no operator key at {path}", "start the stack, it makes one: waystation up"
-        ) from error
+        name = principal.partition(".")[2]
+        how = f"make one: waystation review enroll {name}" if name else "start the stack, it makes one: waystation up"
+        raise CommandError(f"there is no {principal} key at {path}", how) from error
     except (OSError, ValueError, TypeError) as error:
-        raise CommandError(f"the operator key at {path} cannot be read: {type(error).__name__}") from error
+        raise CommandError(f"the {principal} key at {path} cannot be read: {type(error).__name__}") from error
 
 
 def _content(service: str, answer: httpx.Response) -> Any:

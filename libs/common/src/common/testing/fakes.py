@@ -49,6 +49,7 @@ class FakeVault:
     problems: dict[str, str] = field(default_factory=dict)
     outage: Exception | None = None
     asked: list[OpenItem] = field(default_factory=list)
+    opened: list[OpenCall] = field(default_factory=list)
     calls: int = 0
     _known: dict[str, tuple[str, bytes, bytes]] = field(default_factory=dict)
 
@@ -61,6 +62,7 @@ class FakeVault:
         self.calls += 1
         if self.outage is not None:
             raise self.outage
+        self.opened.append(call)
         self.asked += call.items
         return [self._answer(item) for item in call.items]
 

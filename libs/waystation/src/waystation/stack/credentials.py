@@ -72,6 +72,13 @@ def ensure_keys(layout: Layout) -> None:
         write_atomically(root_key(layout), text, PRIVATE)
 
 
+def enroll(layout: Layout, principal: str) -> Path:
+    """Make a person's key, unless there is one, and publish its public half; return the private key's file."""
+    private = identity_key(layout, principal)
+    _ensure_key(private, layout.trusted / "identity" / f"{principal}.pem")
+    return private
+
+
 def identity_key(layout: Layout, principal: str) -> Path:
     """The private key by which a principal proves itself to services."""
     return layout.secrets / "identity" / f"{principal}.pem"
