@@ -281,7 +281,7 @@ def held_item(recipient, key):
 
 @pytest.mark.timeout(180)
 async def test_on_the_road_a_held_mail_leaves_once_a_person_released_it_whatever_dies(road):
-    account = road.create_account("review")
+    account = road.create_account(f"review-{time.time_ns()}")
     names = [f"review-{n}-{time.time_ns()}@recipients.example" for n in range(3)]
     sent = await road.send(account, [held_item(name, name) for name in names])
     ids = {one.recipient: one.message_id for one in sent}
