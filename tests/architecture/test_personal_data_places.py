@@ -31,6 +31,7 @@ COLUMNS = {
     ("ingestion", "name"): "the name of a business",
     ("ingestion", "recipient_token"): TOKEN,
     ("ingestion", "person_token"): TOKEN,
+    ("moderation", "recipient_token"): TOKEN,
     ("routing", "recipient_token"): TOKEN,
     ("enforcement", "sender_domain"): "the domain that a complained-of mail came from",
 }

@@ -6,7 +6,7 @@ import os
 
 import typer
 
-from waystation import accounts, complaints, doubt, kafka_tools, ledger, policies, review, screening, send, trace
+from waystation import accounts, complaints, doubt, kafka_tools, ledger, lists, policies, review, screening, send, trace
 from waystation.commands import (
     backup_commands,
     dlq_commands,
@@ -50,6 +50,7 @@ app.command(context_settings=screening.PASSED_ON)(screening.screen)
 app.add_typer(policies.app, name="policy")
 app.command(context_settings=screening.PASSED_ON)(screening.replay)
 app.add_typer(review.app, name="review")
+app.add_typer(lists.app, name="lists")
 app.add_typer(keys_commands.app, name="keys")
 app.add_typer(topics_commands.app, name="topics")
 app.add_typer(dlq_commands.app, name="dlq")

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from common.events.intake import MessageAdmitted
-from common.events.screening import PolicyStated
+from common.events.screening import ListChanged, PolicyStated
 from common.http.health import Check, consumer_check, health_routes, postgres_check
 from common.http.observed import observe
 from common.http.server import stop_process
@@ -38,11 +38,15 @@ from moderation.handlers import on_message_admitted
 from moderation.models import ModelBank
 from moderation.models.weights import WEIGHTS
 from moderation.openapi import described
+from moderation.opinions import Clamd, Opinions, Rspamd
 from moderation.policies import Policies, PolicyKeys, until
 from moderation.policy.reading import read_policy
 from moderation.policy_api import policy_routes
 from moderation.recent import RecentMessages
 from moderation.recovery import VerdictsAgain
+from moderation.rejudging.api import ListRoutes
+from moderation.rejudging.lists import ListsInForce, Rejudging
+from moderation.rejudging.store import forget_signals
 from moderation.remembering import RememberedScores
 from moderation.replay_api import replay_routes
 from moderation.replays import Replays
@@ -69,6 +73,9 @@ GROUP = "moderation.screening"
 CONNECTIONS_MAX = 6
 POLICIES_OLD_SECONDS = 10.0
 CASES_EVERY_SECONDS = 30.0
+SIGNALS_EVERY_SECONDS = 1800.0
+LISTS_EVERY_SECONDS = 5.0
+LISTS_GROUP = "moderation.rejudging"
 
 
 def create_app(settings: ModerationSettings) -> FastAPI:
@@ -81,7 +88,7 @@ def create_app(settings: ModerationSettings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            await _start(app, settings, Screener(policy, RememberedScores(models)), telemetry, stack)
+            await _start(app, settings, Screener(policy, RememberedScores(models), keeps_hashes=True), telemetry, stack)
             yield
 
     return observe(described(lifespan), telemetry)
@@ -113,8 +120,17 @@ async def _start(
         differences=measures.counts(SHADOW_DIFFERENCES),
         mail_server=settings.mail_server,
     )
+    opinions = _opinions(settings, stack)
     subscription = _subscription(
-        settings, screener, pool, publisher, vault, signer=signer, watch=watch, telemetry=telemetry
+        settings,
+        screener,
+        pool,
+        publisher,
+        vault,
+        signer=signer,
+        watch=watch,
+        telemetry=telemetry,
+        opinions=opinions,
     )
     broker = kafka_broker(settings.kafka, client_id=settings.instance)
     subscription.attach(broker)
@@ -157,11 +173,52 @@ async def _start(
     deciding = Deciding(pool, signer, relay, settings.review_second_share, now)
     review = ReviewRoutes(pool, vault, deciding, verifier, settings.review_lease_seconds, now)
     app.include_router(review.router())
+    verdict_keys = TrustedKeys.from_folder("verdict", trusted)
+    rejudging = Rejudging(pool, verdict_keys, signer, relay, settings.rejudge_messages_max, now)
+    app.include_router(ListRoutes(rejudging, verifier).router())
+    _changes_of_lists(settings, rejudging, publisher, telemetry).attach(broker)
+    await _keep_up(settings, screener, pool, stack)
+    stack.push_async_callback(broker.stop)
+    await broker.start()
+
+
+async def _keep_up(settings: ModerationSettings, screener: Screener, pool: Pool, stack: AsyncExitStack) -> None:
+    """Repeat what keeps the queue, the signals and the lists as they should be; lists are there from the first mail."""
+    lists = ListsInForce(pool, screener)
+    await lists.step()
     upkeep = Upkeep()
     stack.push_async_callback(upkeep.stop)
     upkeep.run("the end of cases", lambda: end_cases(pool, now()), every_seconds=CASES_EVERY_SECONDS)
-    stack.push_async_callback(broker.stop)
-    await broker.start()
+    days = settings.rejudge_days
+    upkeep.run("old signals", lambda: forget_signals(pool, now(), days), every_seconds=SIGNALS_EVERY_SECONDS)
+    upkeep.run("lists", lists.step, every_seconds=LISTS_EVERY_SECONDS)
+
+
+def _changes_of_lists(
+    settings: ModerationSettings, rejudging: Rejudging, publisher: Publisher, telemetry: Telemetry
+) -> Subscription[ListChanged]:
+    changes = Subscription(
+        ListChanged,
+        LISTS_GROUP,
+        rejudging.on_list_changed,
+        publisher,
+        instance=settings.instance,
+        stop_process=stop_process,
+        tracer=telemetry.tracer,
+        measures=telemetry.measures,
+    )
+    telemetry.watch_group("rejudging", changes)
+    return changes
+
+
+def _opinions(settings: ModerationSettings, stack: AsyncExitStack) -> Opinions:
+    opinions = Opinions(
+        None if settings.clamd_socket is None else Clamd(settings.clamd_socket),
+        None if settings.rspamd_url is None else Rspamd(settings.rspamd_url),
+        settings.scanner_seconds_max,
+    )
+    stack.push_async_callback(opinions.close)
+    return opinions
 
 
 async def _follow(policies: Policies, stated: TableReader[PolicyStated], stack: AsyncExitStack) -> None:
@@ -225,6 +282,7 @@ def _subscription(
     signer: Signer,
     watch: Watch,
     telemetry: Telemetry,
+    opinions: Opinions,
 ) -> Subscription[MessageAdmitted]:
     handler = partial(
         on_message_admitted,
@@ -237,6 +295,7 @@ def _subscription(
         counted=telemetry.measures.counts(VERDICTS),
         watch=watch,
         clocks=clocks_of(settings),
+        opinions=opinions,
     )
     return Subscription(
         MessageAdmitted,

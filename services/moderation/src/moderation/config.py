@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
@@ -26,3 +27,8 @@ class ModerationSettings(ServiceSettings):
     review_lease_seconds: float = Field(default=900.0, ge=5.0)
     review_second_share: float = Field(default=0.1, ge=0.0, le=1.0)
     review_clock_minutes: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
+    rejudge_days: int = Field(default=7, ge=1, le=14)
+    rejudge_messages_max: int = Field(default=1000, ge=1)
+    clamd_socket: Path | None = None
+    rspamd_url: HttpAddress | None = None
+    scanner_seconds_max: float = Field(default=2.0, gt=0.0, le=10.0)

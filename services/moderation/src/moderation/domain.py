@@ -13,7 +13,7 @@ from hashlib import sha256
 from itertools import compress
 from typing import TYPE_CHECKING
 
-from moderation.examination import NOTHING_KNOWN, Examination, examine
+from moderation.examination import NOTHING_CARRIED, NOTHING_KNOWN, Carried, Examination, examine
 from moderation.features import HEADS, INDEX, SCORES_AT, SCORES_END
 from moderation.language import MODEL_LANGUAGES
 
@@ -62,7 +62,7 @@ class Decision:
     `degraded` names what could not be evaluated, `unsure` rules that hang on something unknown, `shadow` rules that
     would have applied were they active, `capped` rules that did less than their own because the day's cap is reached.
     `scores` are in the order of HEADS; `features` the values that are not as in an
-    empty message, from which the decision is reproduced.
+    empty message, from which the decision is reproduced; `carried` what is kept as hashes for re-judgement.
     """
 
     action: Action
@@ -78,6 +78,7 @@ class Decision:
     capped: tuple[str, ...] = ()
     language: str | None = None
     features: Mapping[str, Value] = field(default_factory=dict)
+    carried: Carried = NOTHING_CARRIED
 
 
 def screen(parts: MailParts, policy: Policy, tool: Tool = "email", context: Context = NOTHING_KNOWN) -> Decision:
@@ -112,6 +113,7 @@ def judge(
         capped=outcome.capped,
         language=found.language,
         features=kept_features(found.values, policy),
+        carried=found.carried,
     )
 
 

@@ -36,6 +36,11 @@ _DIGITS = b"0123456789"
 _LETTERS_MIN = 20
 
 
+Carried = tuple[int, tuple[int, ...]]
+"""How many sketches of the text, and all hashes (`moderation.rejudging.hashes`)."""
+NOTHING_CARRIED: Carried = (0, ())
+
+
 class Place(NamedTuple):
     """A readable piece of a message."""
 
@@ -78,12 +83,17 @@ class Examination:
     kinds: list[frozenset[HostKind]] = field(default_factory=list)
     files: list[tuple[str, FileFinding]] = field(default_factory=list)
     degraded: set[str] = field(default_factory=set)
+    carried: Carried = NOTHING_CARRIED
 
     @property
     def language(self) -> str | None:
         """The language of the text, if it could be told."""
         value = self.values[INDEX["language"]]
         return value if isinstance(value, str) else None
+
+    def longest_text(self) -> bytes:
+        """Return the longest readable part, normalised, UTF-8; nothing when there is none."""
+        return max((place.normal.data for place in self.places if place.kind in ("text", "html")), key=len, default=b"")
 
     def text(self) -> NormalisedText:
         """Return subject and texts as one, for models."""

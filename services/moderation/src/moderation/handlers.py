@@ -30,6 +30,8 @@ from common.times import now, rfc3339
 from moderation.domain import ENGINE, erased_decision, in_ten_thousandths, scores_in_ten_thousandths
 from moderation.errors import RefusedRecordError, ScreeningUnavailableError
 from moderation.mail import read_mail
+from moderation.opinions import Submitted, joined
+from moderation.rejudging.store import Carried, insert_signals
 from moderation.review.cases import Clocks
 from moderation.review.opening import case_of_hold, severities_of
 from moderation.review.store import insert_cases
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     from common.security.signing import Signer, Statement, TrustedKeys
     from common.telemetry.measuring import Counts
     from moderation.domain import Decision
+    from moderation.opinions import Opinions
     from moderation.policy.reading import Policy
     from moderation.screening import Screener
     from moderation.watching import Watch
@@ -106,6 +109,7 @@ async def on_message_admitted(
     counted: Counts | None = None,
     watch: Watch | None = None,
     clocks: Clocks | None = None,
+    opinions: Opinions | None = None,
 ) -> None:
     """Screen each genuine message once and publish its one verdict; forged records are counted, never opened."""
     screened_at, policy = clock(), screener.policy
@@ -117,7 +121,10 @@ async def on_message_admitted(
         if opened:
             if watch is not None:
                 await watch.begin(connection, policy, screened_at)
-            statements = await _screen(opened, screener, policy, screened_at, watch)
+            carried: list[Carried] = []
+            statements = await _screen(opened, screener, policy, screened_at, watch, opinions, carried)
+            if carried:
+                await insert_signals(connection, carried, screened_at)
             verdicts |= await _keep(connection, opened, statements, signer, screened_at)
             if watch is not None:
                 await watch.end(connection)
@@ -239,15 +246,23 @@ def _content(verified: VerifiedInstruction, answer: OpenAnswer) -> bytes | None:
     return content
 
 
-async def _screen(
-    opened: Sequence[_Opened], screener: Screener, policy: Policy, screened_at: datetime, watch: Watch | None
+async def _screen(  # noqa: PLR0917  what one batch is judged by
+    opened: Sequence[_Opened],
+    screener: Screener,
+    policy: Policy,
+    screened_at: datetime,
+    watch: Watch | None,
+    opinions: Opinions | None,
+    carried: list[Carried],
 ) -> list[Statement]:
-    """Judge each message; let the loop turn in between, so that heartbeats go on."""
+    """Judge each message, and note what it carries; let the loop turn in between, so that heartbeats go on."""
     statements: list[Statement] = []
     moment, model, slow_seconds = rfc3339(screened_at), screener.model, 0.0
     for slice_ in _slices(opened):
         readable = [item for item in slice_ if item.content is not None]
         cases = [_case(item, screened_at, watch) for item in readable]
+        if opinions is not None and opinions.asked:
+            cases = await _with_opinions(readable, cases, opinions)
         screening = screener.begin(cases, policy)
         if screening.takes_long and slow_seconds < SLOW_MODELS_SECONDS_MAX:
             began = time.monotonic()
@@ -263,8 +278,25 @@ async def _screen(
         for item in slice_:
             decision = erased_decision() if item.content is None else next(reached)
             statements.append(_statement(item.judged.verified, decision, policy.name, model, moment))
+            if decision.carried[1] and decision.action != "block":
+                instruction = item.judged.verified.instruction
+                carried.append(Carried(instruction.message_id, instruction.recipient_token, *decision.carried))
         await asyncio.sleep(0)
     return statements
+
+
+async def _with_opinions(readable: Sequence[_Opened], cases: Sequence[Case], opinions: Opinions) -> list[Case]:
+    """Add what scanners say; who does not answer in time is named in `degraded`."""
+    asked = [
+        Submitted(
+            item.content or b"",
+            tuple(file.content for file in case.parts.attachments),
+            is_mail=item.judged.verified.instruction.tool == "email",
+        )
+        for item, case in zip(readable, cases, strict=True)
+    ]
+    told = await opinions.of(asked)
+    return [case._replace(context=joined(case.context, one)) for case, one in zip(cases, told, strict=True)]
 
 
 def _case(item: _Opened, moment: datetime, watch: Watch | None) -> Case:

@@ -42,16 +42,21 @@ def prefix_of(expression: str) -> bytes:
 
 def address_expressions(url: str, host: str) -> Iterator[str]:
     """Yield what an address is looked up as, most exact first."""
-    path = _path(url)
-    labels = host.split(".")
-    hosts = [host, *(".".join(labels[start:]) for start in range(1, len(labels) - 1)[-_PARENTS_MAX:])]
-    for name in hosts:
+    path = path_of(url)
+    for name in hosts_of(host):
         if path not in ("", "/"):
             yield f"{name}{path}"
         yield f"{name}/"
 
 
-def _path(url: str) -> str:
+def hosts_of(host: str) -> list[str]:
+    """Return a host and the hosts above it, down to two labels."""
+    labels = host.split(".")
+    return [host, *(".".join(labels[start:]) for start in range(1, len(labels) - 1)[-_PARENTS_MAX:])]
+
+
+def path_of(url: str) -> str:
+    """Return path and query of an address."""
     rest = url.partition("://")[2] or url
     slash = rest.find("/")
     return "" if slash < 0 else rest[slash:].partition("#")[0]

@@ -8,6 +8,7 @@ from common.http.health import health_routes
 from common.http.openapi import OPERATOR_TOKEN, REVIEWER_TOKEN, Api, Tag, described_app, print_document
 from moderation.api import operator_routes
 from moderation.policy_api import policy_routes
+from moderation.rejudging.api import ListRoutes
 from moderation.replay_api import replay_routes
 from moderation.review.api import ReviewRoutes
 
@@ -43,6 +44,7 @@ def whole() -> FastAPI:
     app.include_router(policy_routes(nothing, nothing, nothing, nothing, nothing))
     app.include_router(replay_routes(nothing, nothing))
     app.include_router(ReviewRoutes(nothing, nothing, nothing, nothing, nothing, nothing).router())
+    app.include_router(ListRoutes(nothing, nothing).router())
     app.include_router(health_routes({}))
     return app
 

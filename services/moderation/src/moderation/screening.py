@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from moderation.domain import covered_by_models, judge
 from moderation.examination import NOTHING_KNOWN, Context, examine
+from moderation.rejudging.hashes import hashes_of
 from moderation.text.words import reads_as_english
 
 if TYPE_CHECKING:
@@ -72,10 +73,11 @@ class Scorer(Protocol):
 class Screener:
     """A policy and, if there are any, models. A policy is replaced by setting the attribute: a batch reads it once."""
 
-    def __init__(self, policy: Policy, scorer: Scorer | None = None) -> None:
-        """Take what is ready to run."""
+    def __init__(self, policy: Policy, scorer: Scorer | None = None, *, keeps_hashes: bool = False) -> None:
+        """Take what is ready to run; `keeps_hashes` for re-judgement."""
         self.policy = policy
         self.scorer = scorer
+        self.keeps_hashes = keeps_hashes
 
     @property
     def model(self) -> str | None:
@@ -90,6 +92,9 @@ class Screener:
         """Look at a batch with all that takes microseconds."""
         policy, scorer = policy or self.policy, self.scorer
         found = [examine(case.parts, policy, case.tool, case.context) for case in cases]
+        if self.keeps_hashes:
+            for item in found:
+                item.carried = hashes_of(item.parts, item.longest_text())
         if scorer is None:
             return Screening(found, policy)
         texts = {n: item.text().text for n, item in enumerate(found) if covered_by_models(item.language)}

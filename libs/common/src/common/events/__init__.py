@@ -4,13 +4,14 @@ from common.events.enforcement import StandingChanged
 from common.events.envelope import Event, EventError, decode, encode
 from common.events.intake import MessageAdmitted
 from common.events.routing import ReceiptIssued
-from common.events.screening import PolicyStated, VerdictReached, VerdictRevised
+from common.events.screening import ListChanged, PolicyStated, VerdictReached, VerdictRevised
 from common.events.vault import CheckpointSigned, ErasureRecorded, WithdrawalRecorded
 
 EVENTS: tuple[type[Event], ...] = (
     MessageAdmitted,
     VerdictReached,
     VerdictRevised,
+    ListChanged,
     ReceiptIssued,
     StandingChanged,
     ErasureRecorded,
@@ -25,6 +26,7 @@ __all__ = [
     "ErasureRecorded",
     "Event",
     "EventError",
+    "ListChanged",
     "MessageAdmitted",
     "PolicyStated",
     "ReceiptIssued",

@@ -259,3 +259,58 @@ class VerifiedPolicyState:
         verified = object.__new__(cls)
         verified.state = state
         return verified
+
+
+class ListChange(Contract):
+    """What was put on a list of bad things, or taken off, as signed by moderation; nothing of it can be read back.
+
+    An `address` or `file` is named by the first 8 bytes of a SHA-256, a `text` by its four sketches, hexadecimal.
+    `approved`: a person has said that these may hit as many messages as they do. `screened_at` is when it was said.
+    """
+
+    change_id: str
+    list: str
+    kind: Literal["address", "file", "text"]
+    clause: str
+    add: tuple[str, ...]
+    remove: tuple[str, ...]
+    approved: bool
+    screened_at: str
+
+    def statement(self) -> Statement:
+        """Return the JSON object that is signed."""
+        return self.model_dump(mode="json")
+
+
+class ListChanged(Event):
+    """A list of bad addresses, files or texts was changed."""
+
+    TYPE: ClassVar[str] = "screening.list.changed.v1"
+    TOPIC: ClassVar[str] = "screening.lists"
+    SOURCE: ClassVar[str] = "waystation/moderation"
+
+    change: Signed
+
+    @property
+    def event_id(self) -> str:
+        """The change's id."""
+        return str(self.change.statement["change_id"])
+
+    @property
+    def key(self) -> str:
+        """The name of the list: its changes stay in order."""
+        return str(self.change.statement["list"])
+
+    @property
+    def time(self) -> str:
+        """When it was said."""
+        return str(self.change.statement["screened_at"])
+
+
+def verified_change(signed: Signed, keys: TrustedKeys) -> ListChange:
+    """Return what a change of a list says once it was checked; raise SignatureError with the reason."""
+    keys.verify(signed)
+    try:
+        return ListChange.model_validate(signed.statement)
+    except ValueError:
+        raise SignatureError("list: the signed statement has not the shape of a change") from None

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from common.events import Event, MessageAdmitted, PolicyStated, ReceiptIssued, VerdictReached, VerdictRevised
+from common.events import (
+    Event,
+    ListChanged,
+    MessageAdmitted,
+    PolicyStated,
+    ReceiptIssued,
+    VerdictReached,
+    VerdictRevised,
+)
 from common.events.intake import Instruction
 from common.events.routing import Receipt
-from common.events.screening import PolicyState, Verdict, VerdictRevision
+from common.events.screening import ListChange, PolicyState, Verdict, VerdictRevision
 
 if TYPE_CHECKING:
     from common.events.envelope import Contract
@@ -16,6 +24,7 @@ STATEMENTS: dict[type[Event], type[Contract]] = {
     MessageAdmitted: Instruction,
     VerdictReached: Verdict,
     VerdictRevised: VerdictRevision,
+    ListChanged: ListChange,
     ReceiptIssued: Receipt,
     PolicyStated: PolicyState,
 }
@@ -23,6 +32,7 @@ SIGNED_FIELDS: dict[type[Event], str] = {
     MessageAdmitted: "instruction",
     VerdictReached: "verdict",
     VerdictRevised: "revision",
+    ListChanged: "change",
     ReceiptIssued: "receipt",
     PolicyStated: "state",
 }

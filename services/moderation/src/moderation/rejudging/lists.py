@@ -1,0 +1,150 @@
+"""Changes of lists: what was sent with something bad is named by signed revisions, a flood waits for a person.
+
+A change, its revisions and their events are one transaction; a change that comes again finds itself taken.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from common.events.envelope import encode
+from common.events.screening import ListChange, ListChanged, VerdictRevised, VerdictRevision, verified_change
+from common.security.signing import SignatureError
+from common.times import rfc3339
+from moderation.lists import HashLists
+from moderation.policy.reading import with_lists
+from moderation.rejudging import store
+from moderation.rejudging.store import Carrier, Entry
+from moderation.review.store import close_revised, insert_outbox, insert_revisions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from datetime import datetime
+
+    from common.kafka.consumer import Received
+    from common.outbox import OutboxRelay, StoredRecord
+    from common.postgres.pool import Connection, Pool
+    from common.security.signing import Signer, TrustedKeys
+    from moderation.screening import Screener
+
+log = logging.getLogger(__name__)
+
+APPROVED_MESSAGES_MAX = 1_000_000
+REVISED_AT_ONCE_MAX = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Rejudging:
+    """Takes changes of lists; one signal may revise `flood_messages_max` messages, more wait for a person."""
+
+    pool: Pool
+    verdict_keys: TrustedKeys
+    signer: Signer
+    relay: OutboxRelay
+    flood_messages_max: int
+    now: Callable[[], datetime]
+
+    async def on_list_changed(self, batch: Sequence[Received[ListChanged]]) -> None:
+        """Take changes in their order; one that nobody here signed changes nothing."""
+        for received in batch:
+            try:
+                change = verified_change(received.event.change, self.verdict_keys)
+            except SignatureError as error:
+                log.warning("a change of a list was not taken: %s", error)
+                continue
+            async with self.pool.acquire() as connection, connection.transaction():
+                stored = await self._take(connection, change)
+            self.relay.committed(stored)
+
+    async def publish(self, change: ListChange) -> None:
+        """Sign a change and give it to Kafka; every copy's group takes it from there."""
+        async with self.pool.acquire() as connection, connection.transaction():
+            stored = await self.store(connection, change)
+        self.relay.committed(stored)
+
+    async def store(self, connection: Connection, change: ListChange) -> list[StoredRecord]:
+        """Sign a change and store its event in the outbox."""
+        (signed,) = self.signer.sign([change.statement()])
+        return await insert_outbox(connection, [encode(ListChanged(change=signed))])
+
+    async def _take(self, connection: Connection, change: ListChange) -> list[StoredRecord]:
+        now = self.now()
+        if not await store.insert_change(connection, change.change_id, change.list, now):
+            return []
+        await store.remove_listed(connection, change.kind, change.remove, change.list)
+        bound = APPROVED_MESSAGES_MAX if change.approved else self.flood_messages_max
+        listed: list[Entry] = []
+        stored: list[StoredRecord] = []
+        for entry in (Entry(change.list, change.kind, added, change.clause) for added in change.add):
+            carriers = await store.carriers_of(connection, entry, bound + 1)
+            if len(carriers) > bound:
+                found = store.Flood(change.change_id, len(carriers), len({one.account_id for one in carriers}))
+                await store.insert_quarantine(connection, entry, found, now)
+                log.warning("%s hits more than %d messages: it waits for a person", entry.signal, bound)
+                continue
+            listed.append(entry)
+            stored += await self._revise(connection, entry, carriers)
+        await store.insert_listed(connection, listed, now)
+        return stored
+
+    async def _revise(self, connection: Connection, entry: Entry, carriers: Sequence[Carrier]) -> list[StoredRecord]:
+        """Name the messages that carry an entry, but those that were blocked before."""
+        stored: list[StoredRecord] = []
+        for start in range(0, len(carriers), REVISED_AT_ONCE_MAX):
+            some = carriers[start : start + REVISED_AT_ONCE_MAX]
+            last = await store.last_revisions(connection, [one.message_id for one in some])
+            words = [
+                _word(one, entry, last.get(one.message_id, (0, ""))[0] + 1, len(carriers), rfc3339(self.now()))
+                for one in some
+                if last.get(one.message_id, (0, ""))[1] != "block"
+            ]
+            if not words:
+                continue
+            signed = self.signer.sign([word.statement() for word in words])
+            rows = [(word, one, self.now()) for word, one in zip(words, signed, strict=True)]
+            await insert_revisions(connection, rows)
+            await close_revised(connection, [word.message_id for word in words], self.now())
+            stored += await insert_outbox(connection, [encode(VerdictRevised(revision=one)) for one in signed])
+        return stored
+
+
+def _word(carrier: Carrier, entry: Entry, revision: int, exposure: int, screened_at: str) -> VerdictRevision:
+    return VerdictRevision(
+        message_id=carrier.message_id,
+        account_id=carrier.account_id,
+        recipient_token=carrier.recipient_token,
+        instruction_digest=carrier.instruction_digest,
+        revision=revision,
+        action="block",
+        clauses=(entry.clause,),
+        cause="list",
+        case_id=None,
+        signal=entry.signal,
+        exposure=exposure,
+        screened_at=screened_at,
+    )
+
+
+@dataclass(slots=True)
+class ListsInForce:
+    """Keeps the lists that screening looks addresses and files up in at what this service's database says."""
+
+    pool: Pool
+    screener: Screener
+    version: int = 0
+    lists: HashLists = HashLists()  # noqa: RUF009  it is frozen
+
+    async def step(self) -> None:
+        """Read the lists again when they have changed; put them beside whatever policy is in force now."""
+        version = await store.version_of_lists(self.pool)
+        if version != self.version:
+            listed = await store.read_listed(self.pool)
+            by_kind = {
+                kind: frozenset(bytes.fromhex(entry) for of, entry in listed if of == kind)
+                for kind in ("address", "file")
+            }
+            self.lists, self.version = HashLists(by_kind["address"], by_kind["file"]), version
+        if self.version and self.screener.policy.lists is not self.lists:
+            self.screener.policy = with_lists(self.screener.policy, self.lists)
