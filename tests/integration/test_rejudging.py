@@ -190,19 +190,19 @@ async def client(desk):
     app.include_router(ListRoutes(desk.rejudging, verifier).router())
     headers = TokenIssuer("operator", OPERATOR_KEY).headers("moderation")
     transport = httpx.ASGITransport(app=app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://m/v1/lists", headers=headers) as connected:
+    async with httpx.AsyncClient(transport=transport, base_url="http://m", headers=headers) as connected:
         yield connected
 
 
 async def test_over_http_a_person_lists_and_settles(desk, client, pool):
     await desk.judge(*[mail(f"{n}", PAGE) for n in range(8)])
-    assert (await client.post("", json={"list": "abuse", "clause": "R5.2", "addresses": [PAGE]})).status_code == 200
+    assert (await client.post("/v1/lists", json={"list": "abuse", "clause": "R5.2", "addresses": [PAGE]})).status_code == 200
     (stored,) = desk.relayed
     assert PAGE.encode() not in stored.record.value
     event = decode(ListChanged, stored.record.value, stored.record.headers)
     await desk.rejudging.on_list_changed([Received(event, SimpleNamespace())])
-    (item,) = (await client.get("/quarantine")).json()["items"]
-    path = f"/quarantine/{item['quarantine_id']}:settle"
+    (item,) = (await client.get("/v1/lists/quarantine")).json()["items"]
+    path = f"/v1/lists/quarantine/{item['quarantine_id']}:settle"
     assert (await client.post(path, json={"decision": "apply"})).json()["decision"] == "apply"
     assert (await client.post(path, json={"decision": "drop"})).status_code == 404
     event = decode(ListChanged, desk.relayed[-1].record.value, desk.relayed[-1].record.headers)
@@ -222,7 +222,7 @@ async def test_over_http_a_person_lists_and_settles(desk, client, pool):
     ],
 )
 async def test_what_names_nothing_is_refused(client, body):
-    answer = await client.post("", json={"list": "abuse", "clause": "R5.2", **body})
+    answer = await client.post("/v1/lists", json={"list": "abuse", "clause": "R5.2", **body})
     assert answer.status_code == (200 if body.get("addresses") == ["x"] else 422)
 
 

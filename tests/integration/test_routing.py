@@ -828,11 +828,26 @@ async def test_a_block_during_a_call_stops_the_next_attempt(pool):
     assert await pool.fetchval("SELECT count(*) FROM revisions WHERE NOT applied") == 0
 
 
+@pytest.mark.parametrize(("action", "state"), [("allow", "planned"), ("block", "refused")])
+async def test_a_word_that_comes_before_its_verdict_waits_for_it(pool, action, state):
+    """Moderation may die between storing a verdict and publishing it, and a person be quick."""
+    world = World(pool)
+    event = world.message(action="hold")
+    await world.plan(revision_on(event, action))
+    await world.revisions.step()
+    await world.plan(event)
+    assert (await world.row(event))["state"] == "held"
+    await world.revisions.step()
+    assert (await world.row(event))["state"] == state
+    await world.revisions.step()
+    assert await pool.fetchval("SELECT count(*) FROM revisions WHERE NOT applied") == 0
+
+
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
         ({"key": Ed25519PrivateKey.generate()}, "verdict: signed with a key that was never published"),
-        ({"instruction_digest": "00" * 32}, "revision: there is no delivery of the instruction that it is about"),
+        ({"instruction_digest": "00" * 32}, "revision: it is about another instruction than the one that was planned"),
         ({"number": -1}, "revision: the signed statement has not the shape of a revision"),
     ],
 )

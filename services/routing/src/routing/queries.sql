@@ -53,13 +53,13 @@ SELECT message_id, account_id, recipient_token, instruction_digest, content_dige
 FROM deliveries WHERE message_id = ANY($1::uuid[]) ORDER BY message_id FOR UPDATE
 
 -- name: record_revisions
--- Later words of screening; of two the higher revision stands. A block is applied by whoever moves the delivery.
-INSERT INTO revisions AS r (message_id, revision, action, reason, signed, applied)
-SELECT n.message_id, n.revision, n.action, n.reason, n.signed, n.action = 'allow'
-FROM unnest($1::uuid[], $2::integer[], $3::text[], $4::text[], $5::json[])
-    AS n(message_id, revision, action, reason, signed)
+-- Later words of screening; of two the higher revision stands.
+INSERT INTO revisions AS r (message_id, instruction_digest, revision, action, reason, signed, applied)
+SELECT n.message_id, n.instruction_digest, n.revision, n.action, n.reason, n.signed, n.applied
+FROM unnest($1::uuid[], $2::text[], $3::integer[], $4::text[], $5::text[], $6::json[], $7::boolean[])
+    AS n(message_id, instruction_digest, revision, action, reason, signed, applied)
 ON CONFLICT (message_id) DO UPDATE
-    SET revision = excluded.revision, action = excluded.action, reason = excluded.reason, signed = excluded.signed,
+    SET instruction_digest = excluded.instruction_digest, revision = excluded.revision, action = excluded.action, reason = excluded.reason, signed = excluded.signed,
         applied = excluded.applied, received_at = now()
     WHERE r.revision < excluded.revision
 RETURNING message_id
@@ -68,19 +68,22 @@ RETURNING message_id
 -- Why locked deliveries are as they are, and when they are due.
 SELECT message_id, reason, due_at FROM deliveries WHERE message_id = ANY($1::uuid[])
 
--- name: blocked_and_waiting
--- Lock waiting deliveries that were blocked when a call was open.
+-- name: revised_and_waiting
+-- Lock waiting deliveries that were blocked when a call was open, or revised before they were planned.
 SELECT d.message_id, d.account_id, d.recipient_token, d.instruction_digest, d.content_digest, d.state, d.epoch, d.round,
-    d.sequence, d.attempts, d.not_after, r.reason AS why
+    d.sequence, d.attempts, d.not_after, d.due_at, r.action, r.reason AS why
 FROM revisions r JOIN deliveries d USING (message_id)
-WHERE NOT r.applied AND d.state IN ('planned', 'held')
+WHERE NOT r.applied AND d.instruction_digest = r.instruction_digest
+    AND ((r.action = 'block' AND d.state IN ('planned', 'held'))
+        OR (r.action = 'allow' AND d.state = 'held' AND d.reason LIKE 'screening%'))
 LIMIT $1 FOR UPDATE OF d SKIP LOCKED
 
 -- name: settle_revisions
--- Blocks that have nothing to stop any more; what is in doubt may be sent again and stays.
+-- Words that have nothing to do any more; what is in doubt may be sent again, and a block of it stays.
 UPDATE revisions r SET applied = true FROM deliveries d
 WHERE NOT r.applied AND d.message_id = r.message_id
-    AND d.state IN ('handed_over', 'delivered', 'refused', 'withheld', 'expired')
+    AND (d.state IN ('handed_over', 'delivered', 'refused', 'withheld', 'expired')
+        OR (r.action = 'allow' AND NOT (d.state = 'held' AND d.reason LIKE 'screening%')))
 
 -- name: attempt_results
 -- The results of all attempts of locked deliveries, oldest first.

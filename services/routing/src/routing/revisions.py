@@ -1,7 +1,8 @@
 """Later words on verdicts: what a person released goes on its way, what was found bad is refused where it still can be.
 
-A revision travels behind its verdict on the same partition, so its delivery is known here. The signed words are kept:
-a held delivery is leased only with one that says `allow` (`Authority.require_leave`).
+A revision travels behind its verdict on the same partition, so its delivery is known here as a rule; one that comes
+first waits for it. The signed words are kept: a held delivery is leased only with one that says `allow`
+(`Authority.require_leave`).
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from common.security.signing import Signer, TrustedKeys
     from routing.domain import Change, Delivery
 
-NO_DELIVERY = "revision: there is no delivery of the instruction that it is about"
+OTHER_INSTRUCTION = "revision: it is about another instruction than the one that was planned"
 APPLIED_AT_ONCE_MAX = 500
 _WHO = {"person": "review", "list": "a list"}
 
@@ -57,32 +58,33 @@ class Revisions:
         newest, unauthorised = self._verify(batch)
         async with self.pool.acquire() as connection, connection.transaction():
             deliveries = await store.lock_deliveries(connection, newest)
-            known = {}
+            genuine = {}
             for message_id, heard in newest.items():
                 delivery = deliveries.get(message_id)
-                if delivery is not None and delivery.instruction_digest == heard.word.instruction_digest:
-                    known[message_id] = heard
+                if delivery is None or delivery.instruction_digest == heard.word.instruction_digest:
+                    genuine[message_id] = heard
                 else:
-                    unauthorised.append(_unauthorised(heard.received, NO_DELIVERY))
-            new = await store.record_revisions(connection, [_row(heard) for heard in known.values()])
-            words = {message_id: known[message_id].word for message_id in new}
+                    unauthorised.append(_unauthorised(heard.received, OTHER_INSTRUCTION))
+            rows = [_row(heard, planned=message_id in deliveries) for message_id, heard in genuine.items()]
+            new = await store.record_revisions(connection, rows)
+            words = {message_id: genuine[message_id].word for message_id in new if message_id in deliveries}
             changes = await self._changes(connection, deliveries, words)
             await store.insert_unauthorised(connection, unauthorised)
             stored = await store_changes(connection, self.signer, changes, self.now())
         self.relay.committed(stored)
 
     async def step(self) -> None:
-        """Refuse what was called when it was blocked and waits again now."""
+        """Apply what could not be applied at once: a block during a call, a word that came before its delivery."""
         while True:
             now = self.now()
             async with self.pool.acquire() as connection, connection.transaction():
-                waiting = await store.blocked_and_waiting(connection, APPLIED_AT_ONCE_MAX)
-                results = await store.attempt_results(connection, [one.message_id for one, _ in waiting])
-                changes = [
-                    change
-                    for one, reason in waiting
-                    if (change := revise(one, list(results.get(one.message_id, {}).values()), "block", reason, now))
+                waiting = await store.revised_and_waiting(connection, APPLIED_AT_ONCE_MAX)
+                results = await store.attempt_results(connection, [one.message_id for one, *_ in waiting])
+                moved = [
+                    revise(one, list(results.get(one.message_id, {}).values()), action, reason, max(now, due_at))
+                    for one, action, reason, due_at in waiting
                 ]
+                changes = [change for change in moved if change is not None]
                 stored = await store_changes(connection, self.signer, changes, now)
                 await store.settle_revisions(connection)
             self.relay.committed(stored)
@@ -131,10 +133,18 @@ def reason_of(word: VerdictRevision) -> str:
     return f"{HELD_BY_SCREENING}: {done} by {_WHO[word.cause]}{clauses}"
 
 
-def _row(heard: _Heard) -> store.RecordedRevision:
+def _row(heard: _Heard, *, planned: bool) -> store.RecordedRevision:
     word, signed = heard.word, heard.received.event.revision
     text = orjson.dumps({"statement": signed.statement, "proof": signed.proof.__dict__}).decode()
-    return store.RecordedRevision(word.message_id, word.revision, word.action, reason_of(word), text)
+    return store.RecordedRevision(
+        word.message_id,
+        word.instruction_digest,
+        word.revision,
+        word.action,
+        reason_of(word),
+        text,
+        applied=planned and word.action == "allow",
+    )
 
 
 def _unauthorised(received: Received[VerdictRevised], reason: str) -> store.Unauthorised:

@@ -55,10 +55,12 @@ class RecordedRevision(NamedTuple):
     """A later word of screening on one message; `signed` is its JSON as it came."""
 
     message_id: str
+    instruction_digest: str
     revision: int
     action: str
     reason: str
     signed: str
+    applied: bool
 
 
 class SettledAttempt(NamedTuple):
@@ -137,7 +139,7 @@ async def lock_deliveries(connection: Connection, message_ids: Iterable[str]) ->
 
 
 async def record_revisions(connection: Connection, revisions: Sequence[RecordedRevision]) -> set[str]:
-    """Record revisions of locked deliveries; return the messages of those that are newer than what was known."""
+    """Record revisions; return the messages of those that are newer than what was known."""
     ordered = sorted(revisions)
     rows = await connection.fetch(QUERIES["record_revisions"], *_columns(ordered, len(RecordedRevision._fields)))
     return {str(row["message_id"]) for row in rows}
@@ -149,10 +151,10 @@ async def waits_of(connection: Connection, message_ids: Iterable[str]) -> dict[s
     return {str(row["message_id"]): (row["reason"], row["due_at"]) for row in rows}
 
 
-async def blocked_and_waiting(connection: Connection, limit: int) -> list[tuple[Delivery, str]]:
-    """Lock waiting deliveries that were blocked while a call was open, with the reason."""
-    rows = await connection.fetch(QUERIES["blocked_and_waiting"], limit)
-    return [(_delivery(row), row["why"]) for row in rows]
+async def revised_and_waiting(connection: Connection, limit: int) -> list[tuple[Delivery, str, str, datetime]]:
+    """Lock waiting deliveries whose revision was not applied yet, with its action and reason, and when they are due."""
+    rows = await connection.fetch(QUERIES["revised_and_waiting"], limit)
+    return [(_delivery(row), row["action"], row["why"], row["due_at"]) for row in rows]
 
 
 async def settle_revisions(connection: Connection) -> None:
