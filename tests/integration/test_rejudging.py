@@ -196,7 +196,9 @@ async def client(desk):
 
 async def test_over_http_a_person_lists_and_settles(desk, client, pool):
     await desk.judge(*[mail(f"{n}", PAGE) for n in range(8)])
-    assert (await client.post("/v1/lists", json={"list": "abuse", "clause": "R5.2", "addresses": [PAGE]})).status_code == 200
+    assert (
+        await client.post("/v1/lists", json={"list": "abuse", "clause": "R5.2", "addresses": [PAGE]})
+    ).status_code == 200
     (stored,) = desk.relayed
     assert PAGE.encode() not in stored.record.value
     event = decode(ListChanged, stored.record.value, stored.record.headers)

@@ -80,7 +80,7 @@ class Claims:
         """Verify the stored record again: a row alone, whoever wrote it, sends nothing."""
         try:
             instruction, verdict = self.authority.verify(decode(VerdictReached, row.event, _TYPE_HEADER))
-            self.authority.require_leave(instruction, verdict, row.revision)
+            verdict = self.authority.require_leave(verdict, row.revision)
         except (EventError, SignatureError) as error:
             log.error("delivery %s is not handed over, its stored record fails: %s", row.message_id, error)  # noqa: TRY400
             return None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from common.events.intake import VerifiedInstruction
-from common.events.screening import VerdictReached, VerdictRevised, VerifiedVerdict, verified_revision
+from common.events.screening import VerdictReached, VerdictRevised, VerifiedVerdict
 from common.security.signing import SignatureError, Signed
 from routing import store
 from routing.domain import Change, Delivery, DeliveryState, initial_state
@@ -50,23 +50,20 @@ class Authority:
         instruction = VerifiedInstruction.verify(event.message, self.instructions)
         return instruction, VerifiedVerdict.verify(event.verdict, instruction, self.verdicts)
 
-    def require_leave(self, instruction: VerifiedInstruction, verdict: VerifiedVerdict, revision: str | None) -> None:
-        """Check that screening lets a message pass, by its verdict or by the newest signed word after it (JSON).
+    def require_leave(self, verdict: VerifiedVerdict, revision: str | None) -> VerifiedVerdict:
+        """Return the verdict that holds after the newest signed word on it (JSON), which must let the message pass.
 
         Raises SignatureError with the reason.
         """
-        action = verdict.verdict.action
         if revision is not None:
             try:
                 signed = Signed.model_validate_json(revision)
             except ValueError:
                 raise SignatureError("revision: the stored one cannot be read") from None
-            word = verified_revision(signed, self.verdicts)
-            if word.instruction_digest != instruction.digest:
-                raise SignatureError("revision: it is about another instruction")
-            action = word.action
-        if action != "allow":
-            raise SignatureError(f"verdict: screening said {action}")
+            verdict = verdict.revised(signed, self.verdicts)
+        if verdict.verdict.action != "allow":
+            raise SignatureError(f"verdict: screening said {verdict.verdict.action}")
+        return verdict
 
 
 @dataclass(frozen=True, slots=True)

@@ -180,6 +180,15 @@ class VerifiedVerdict:
         verified.verdict = verdict
         return verified
 
+    def revised(self, signed: Signed, keys: TrustedKeys) -> VerifiedVerdict:
+        """Return what holds after a later signed word on the same instruction; raise SignatureError with the reason."""
+        word = verified_revision(signed, keys)
+        if word.instruction_digest != self.verdict.instruction_digest:
+            raise SignatureError("revision: it is about another instruction")
+        verified = object.__new__(type(self))
+        verified.verdict = self.verdict.model_copy(update={"action": word.action})
+        return verified
+
 
 class PolicyState(Contract):
     """A policy with its whole text, and what is to be done with it, as signed.
