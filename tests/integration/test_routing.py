@@ -77,6 +77,7 @@ class FakeProvider:
 
     async def hand_over(self, instruction, verdict, mail, *, deadline, beyond):
         message_id = instruction.instruction.message_id
+        assert verdict.verdict.action == "allow"
         self.calls.append((message_id, mail.content))
         answer = self.script.get(message_id, [ACCEPTED])
         step = answer.pop(0) if len(answer) > 1 else answer[0]
