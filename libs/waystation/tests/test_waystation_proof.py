@@ -16,7 +16,7 @@ from waystation.proof.documents import UncheckableError
 CHECKOUT = Path(__file__).parents[3]
 VECTORS = CHECKOUT / "docs" / "vectors"
 EXAMPLES = sorted((CHECKOUT / "contracts").glob("*/examples/*.json"))
-_JUDGED = ("intake.message.", "screening.verdict.", "routing.receipt.")
+_JUDGED = ("intake.message.", "screening.verdict.reached.", "routing.receipt.")
 SIGNED = [path for path in EXAMPLES if path.parts[-3].startswith(_JUDGED)]
 PROVED = (VECTORS / "handed-over.json").read_text("utf-8")
 
