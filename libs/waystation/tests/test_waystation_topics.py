@@ -49,7 +49,7 @@ def test_each_reading_group_has_a_dead_letter_topic_that_only_its_principal_writ
     dlq = registry.topic(dlq_name("routing.receipts", "vault.spending"))
     assert (dlq.owner, dlq.writers, dlq.readers) == ("vault", ("vault",), ())
     assert dlq.broker_config["retention.ms"] == str(30 * 24 * 3600 * 1000)
-    assert len(registry.dlqs) == 4
+    assert len(registry.dlqs) == 5
 
 
 def test_a_dead_letter_topic_takes_the_largest_record_with_its_reasons(registry):
