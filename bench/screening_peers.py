@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-SLOW_TEXTS = 300
+SLOW_TEXTS = 100
 """better-profanity takes tens of milliseconds a text: it is asked about every so many."""
 
 
