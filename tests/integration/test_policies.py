@@ -189,16 +189,16 @@ async def load(copies, batches, swapped):
 
 
 async def test_a_rule_that_leaves_its_bound_takes_its_policy_back_in_every_copy(copies, bus):
-    text = small_policy("passports", bound={"share_max": 0.1, "messages_min": 100})
+    text = small_policy("library cards", bound={"share_max": 0.1, "messages_min": 100})
     first = max(copy.policies.table.revision for copy in copies) + 1
     await stated_by_all(copies, bus, statement(text, "shadow", first))
     before = copies[0].policies.active.name
-    counted = admitted_messages(DOOR, [b"Subject: x\r\n\r\nOrder fake passports today.\r\n"] * 20)
+    counted = admitted_messages(DOOR, [b"Subject: x\r\n\r\nOrder fake library cards today.\r\n"] * 20)
     copies[0].vault.knows(counted)
     await copies[0].screen(counted)
     assert copies[0].watch.comparison.newly_stopped == {("R3.a", "acme"): 20}, "the shadow is counted, and not applied"
     await stated_by_all(copies, bus, statement(text, "active", first + 1))
-    messages = admitted_messages(DOOR, [b"Subject: x\r\n\r\nOrder fake passports today.\r\n"] * 120)
+    messages = admitted_messages(DOOR, [b"Subject: x\r\n\r\nOrder fake library cards today.\r\n"] * 120)
     copies[0].vault.knows(messages)
     await copies[0].screen(messages)
     (record,) = copies[0].publisher.take()

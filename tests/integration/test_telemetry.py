@@ -173,7 +173,7 @@ def test_metrics_are_shown_to_prometheus_and_pushed_to_the_collector_under_the_n
         if family.name == "waystation_stage_oldest_age_seconds"
         for sample in family.samples
     }
-    assert stages == {"outbox", "screening", "planning", "handover", "tracing", "spending"}
+    assert stages == {"outbox", "screening", "rejudging", "planning", "handover", "tracing", "spending"}
     assert set().union(*(families for families in shown.values())) == known
     (lag,) = shown["routing"]["waystation_consumer_lag"].samples
     assert lag.labels["messaging_consumer_group_name"] == "routing.planning"
