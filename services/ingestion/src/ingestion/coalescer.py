@@ -38,7 +38,7 @@ class Coalescer(Generic[T, A]):
         self,
         work: Callable[[Sequence[T]], Awaitable[Sequence[A]]],
         *,
-        cycle_seconds: float = 0.05,
+        cycle_seconds: float = 0.06,
         batches_in_flight_max: int = 3,
     ) -> None:
         self._work = work

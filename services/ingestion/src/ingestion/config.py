@@ -23,7 +23,7 @@ class Settings(ServiceSettings):
     messages_per_second_max: float = 10_000.0
     """Rate of one account."""
     messages_burst_max: int = 20_000
-    cycle_seconds: float = 0.05
+    cycle_seconds: float = 0.06
     batches_in_flight_max: int = 3
 
     outbox_records_max: int = 5_000

@@ -163,7 +163,7 @@ class Subscription(Generic[E]):
     publisher: Publisher
     instance: str
     records_max: int = 500
-    cycle_seconds: float = 0.06
+    cycle_seconds: float = 0.08
     backoff_seconds_max: float = BACKOFF_SECONDS_MAX
     stop_process: Callable[[], None] = lambda: None
     tracer: Tracer = OFF
