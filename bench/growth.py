@@ -66,6 +66,7 @@ async def _fill(stack: Stack, rows: int) -> None:
                 for start in range(0, len(ids), CHUNK):
                     await connection.execute(query, ids[start : start + CHUNK], timeout=600)
                 await connection.execute(f"VACUUM (ANALYZE) {table}", timeout=600)
+            await connection.execute("CHECKPOINT")
         finally:
             await connection.close()
 
