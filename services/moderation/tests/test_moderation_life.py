@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from common.events import PolicyStated
 from common.events.screening import PolicyState
 from common.security.signing import Signer, TrustedKeys
+from moderation.lists import HashLists
 from moderation.mail import MailParts, TextPart
 from moderation.policies import Policies, PolicyKeys, PolicyRefusedError, compiled
 from moderation.policy.document import Bound
@@ -93,6 +94,17 @@ def name(text):
 async def test_without_any_the_policy_of_the_file_is_in_force(policies):
     assert policies.active.name == name(policy_text("of the file"))
     assert policies.shadow is None
+
+
+async def test_lists_stay_beside_whatever_policy_is_in_force(policies):
+    one, lists = policy_text("one"), HashLists(addresses=frozenset([bytes(8)]))
+    policies._screener.lists = lists
+    with_them = policies.active
+    await tell(policies, stated(one, "shadow", 1))
+    assert policies.active is with_them, "what is said of another policy changes nothing"
+    await tell(policies, stated(one, "active", 2))
+    assert (policies.active.name, policies.active.lists) == (name(one), lists)
+    assert policies.active.sites is not with_them.sites
 
 
 async def test_a_policy_goes_from_shadow_to_active_and_back(policies):

@@ -16,6 +16,7 @@ from common.kafka.consumer import Subscription, kafka_broker
 from common.kafka.publisher import Publisher
 from common.kafka.reading import read_places
 from common.kafka.table import TableReader
+from common.loops import Loops
 from common.outbox import OutboxRelay
 from common.postgres.pool import connect_pool
 from common.postgres.recovery import recover
@@ -57,7 +58,6 @@ from moderation.review.opening import severities_of
 from moderation.review.store import end_cases
 from moderation.screening import Screener
 from moderation.store import PolicyShelf, ReplayShelf
-from moderation.upkeep import Upkeep
 from moderation.watching import Watch
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ GROUP = "moderation.screening"
 CONNECTIONS_MAX = 6
 POLICIES_OLD_SECONDS = 10.0
 CASES_EVERY_SECONDS = 30.0
+REPLAYS_EVERY_SECONDS = 60.0
 SIGNALS_EVERY_SECONDS = 1800.0
 LISTS_EVERY_SECONDS = 5.0
 LISTS_GROUP = "moderation.rejudging"
@@ -164,8 +165,6 @@ async def _start(
     await recover(pool, again)
     await PolicyShelf(pool).keep_policy(screener.policy, now())
     await _follow(policies, stated, stack)
-    replays.start()
-    stack.push_async_callback(replays.stop)
     relay = OutboxRelay(pool, publisher)
     relay.start()
     stack.push_async_callback(relay.stop)
@@ -177,21 +176,24 @@ async def _start(
     rejudging = Rejudging(pool, verdict_keys, signer, relay, settings.rejudge_messages_max, now)
     app.include_router(ListRoutes(rejudging, verifier).router())
     _changes_of_lists(settings, rejudging, publisher, telemetry).attach(broker)
-    await _keep_up(settings, screener, pool, stack)
+    await _keep_up(settings, screener, pool, replays, stack)
     stack.push_async_callback(broker.stop)
     await broker.start()
 
 
-async def _keep_up(settings: ModerationSettings, screener: Screener, pool: Pool, stack: AsyncExitStack) -> None:
+async def _keep_up(
+    settings: ModerationSettings, screener: Screener, pool: Pool, replays: Replays, stack: AsyncExitStack
+) -> None:
     """Repeat what keeps the queue, the signals and the lists as they should be; lists are there from the first mail."""
     lists = ListsInForce(pool, screener)
     await lists.step()
-    upkeep = Upkeep()
-    stack.push_async_callback(upkeep.stop)
-    upkeep.run("the end of cases", lambda: end_cases(pool, now()), every_seconds=CASES_EVERY_SECONDS)
+    loops = Loops()
+    stack.push_async_callback(loops.stop)
+    loops.run("the night's replay", replays.look, every_seconds=REPLAYS_EVERY_SECONDS)
+    loops.run("the end of cases", lambda: end_cases(pool, now()), every_seconds=CASES_EVERY_SECONDS)
     days = settings.rejudge_days
-    upkeep.run("old signals", lambda: forget_signals(pool, now(), days), every_seconds=SIGNALS_EVERY_SECONDS)
-    upkeep.run("lists", lists.step, every_seconds=LISTS_EVERY_SECONDS)
+    loops.run("old signals", lambda: forget_signals(pool, now(), days), every_seconds=SIGNALS_EVERY_SECONDS)
+    loops.run("lists", lists.step, every_seconds=LISTS_EVERY_SECONDS)
 
 
 def _changes_of_lists(

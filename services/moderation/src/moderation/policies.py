@@ -188,7 +188,7 @@ class Policies:
             await self._keeper.keep_state(state)
         active = await self._usable(lambda: self.table.active) or self._of_file
         shadow = await self._usable(lambda: self.table.shadow)
-        if active is not self._screener.policy:
+        if active.name != self._screener.policy.name:
             await self._keeper.keep_policy(active, self._clock())
             log.info("policy in force: %s (before: %s)", active.name, self._screener.policy.name)
             self._screener.policy = active

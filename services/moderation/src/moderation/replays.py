@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 SAMPLE_MAX = 1000
 NIGHT_HOUR = 3
 NIGHT_SAMPLE = 200
-LOOK_EVERY_SECONDS = 60.0
 _POLICIES_MAX = 4
 _BESIDE_CONTENT = ("velocity.", "capped.", "clamd.", "rspamd.", "mail.authentication_failed")
 _V7 = 0x7000_8000_0000_0000_0000
@@ -110,7 +109,6 @@ class Replays:
         self._counts = counts
         self._clock = clock
         self._compiled: OrderedDict[str, Policy] = OrderedDict()
-        self._task: asyncio.Task[None] | None = None
 
     async def one(self, message_id: object) -> Replayed | None:
         """Replay one verdict; None when there is none."""
@@ -129,25 +127,6 @@ class Replays:
                 sampled.differing.append(one)
                 log.error("the verdict on %s is not reached again: %s", one.message_id, "; ".join(one.differences))
         return sampled
-
-    def start(self) -> None:
-        """Begin to look for the night."""
-        self._task = asyncio.create_task(self._nights(), name="replays")
-
-    async def stop(self) -> None:
-        """Stop, also in the middle of a sample."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
-
-    async def _nights(self) -> None:
-        while True:
-            try:
-                await self.look()
-            except Exception as error:  # noqa: BLE001  nothing may depend on this
-                log.warning("the night's replay failed: %s", type(error).__name__)
-            await asyncio.sleep(LOOK_EVERY_SECONDS)
 
     async def look(self) -> Sampled | None:
         """Replay this night's sample if it is the hour, and no copy did it."""

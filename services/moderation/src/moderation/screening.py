@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from moderation.domain import covered_by_models, judge
 from moderation.examination import NOTHING_KNOWN, Context, examine
+from moderation.policy.reading import NO_LISTS, with_lists
 from moderation.rejudging.hashes import hashes_of
 from moderation.text.words import reads_as_english
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from common.events.intake import Tool
     from moderation.domain import Decision
     from moderation.examination import Examination
+    from moderation.lists import HashLists
     from moderation.mail import MailParts
     from moderation.policy.reading import Policy
 
@@ -71,13 +73,43 @@ class Scorer(Protocol):
 
 
 class Screener:
-    """A policy and, if there are any, models. A policy is replaced by setting the attribute: a batch reads it once."""
+    """A policy and, if there are any, models. A policy is replaced by setting the attribute: a batch reads it once.
 
-    def __init__(self, policy: Policy, scorer: Scorer | None = None, *, keeps_hashes: bool = False) -> None:
+    Lists of bad addresses and files stand beside whatever policy is set, and stay when it is replaced.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        scorer: Scorer | None = None,
+        *,
+        lists: HashLists = NO_LISTS,
+        keeps_hashes: bool = False,
+    ) -> None:
         """Take what is ready to run; `keeps_hashes` for re-judgement."""
+        self._lists = lists
         self.policy = policy
         self.scorer = scorer
         self.keeps_hashes = keeps_hashes
+
+    @property
+    def policy(self) -> Policy:
+        """The policy in force, with the lists."""
+        return self._policy
+
+    @policy.setter
+    def policy(self, policy: Policy) -> None:
+        self._policy = policy if policy.lists is self._lists else with_lists(policy, self._lists)
+
+    @property
+    def lists(self) -> HashLists:
+        """The lists in force."""
+        return self._lists
+
+    @lists.setter
+    def lists(self, lists: HashLists) -> None:
+        self._lists = lists
+        self.policy = self._policy
 
     @property
     def model(self) -> str | None:

@@ -112,9 +112,8 @@ class Watch:
             return
         if self._compared != (policy.name, shadow.name):
             self._compared, self.comparison = (policy.name, shadow.name), Backtest()
-        for account, one, other in zip(
-            accounts, decisions, Screener(shadow, self._screener.scorer).screen(cases), strict=True
-        ):
+        beside = Screener(shadow, self._screener.scorer, lists=self._screener.lists)
+        for account, one, other in zip(accounts, decisions, beside.screen(cases), strict=True):
             for change, clause in self.comparison.add("", account, Judged.of(one), Judged.of(other)):
                 self._differences.add(1, change, clause)
 

@@ -32,7 +32,7 @@ from routing.dispatcher import AHEAD_MAX, Dispatcher
 from routing.handlers import Authority, Planner, on_screened
 from routing.journal import Journal, JournalError, JournalFile
 from routing.leases import Leases
-from routing.loops import Loops
+from routing.loops import new_loops
 from routing.openapi import described
 from routing.providers.email import EmailProvider
 from routing.providers.smtp import SmtpPool, parse_smtp_url
@@ -136,7 +136,7 @@ async def _run(app: FastAPI, settings: RoutingSettings, telemetry: Telemetry, st
     dispatcher.start()
     stack.push_async_callback(dispatcher.stop)
     claims = Claims(pool, authority, signer, relay, dispatcher, settings.lease_seconds, now)
-    loops = Loops()
+    loops = new_loops()
     stack.push_async_callback(loops.stop)
     loops.run("claims", claims.step, every_seconds=CLAIM_EVERY_SECONDS)
     loops.run("sweeps", sweeps.step, every_seconds=SWEEP_EVERY_SECONDS)

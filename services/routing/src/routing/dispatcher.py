@@ -21,7 +21,7 @@ from common.telemetry.tracing import OFF
 from routing import store
 from routing.disclosure import Lost, Ready, Withheld, disclose
 from routing.domain import AttemptResult, DeliveryState, Outcome, stop
-from routing.loops import Loops
+from routing.loops import new_loops
 from routing.receipts import store_changes
 from routing.settlement import Called, SealedReply
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from common.http.vault import VaultClient
+    from common.loops import Loops
     from common.outbox import OutboxRelay
     from common.postgres.pool import Pool
     from common.security.signing import Signer
@@ -106,8 +107,8 @@ class Dispatcher:
     _wake_prepare: asyncio.Event = field(default_factory=asyncio.Event)
     _wake_begin: asyncio.Event = field(default_factory=asyncio.Event)
     _room: asyncio.Event = field(default_factory=asyncio.Event)
-    _loops: Loops = field(default_factory=Loops)
-    _settling: Loops = field(default_factory=Loops)
+    _loops: Loops = field(default_factory=new_loops)
+    _settling: Loops = field(default_factory=new_loops)
     _begun: asyncio.Queue[Begun] = field(default_factory=asyncio.Queue)
     _senders: list[asyncio.Task[None]] = field(default_factory=list)
     _calling: int = 0

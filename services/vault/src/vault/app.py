@@ -15,6 +15,7 @@ from common.http.server import stop_process
 from common.kafka.consumer import Subscription, kafka_broker
 from common.kafka.publisher import Publisher
 from common.kafka.replay import replay
+from common.loops import Loops
 from common.outbox import OutboxRelay
 from common.postgres.pool import connect_pool
 from common.postgres.recovery import Recovery, recover
@@ -33,7 +34,6 @@ from vault.gate import Gate
 from vault.handlers import on_receipt_issued
 from vault.keyring import Keyring
 from vault.keys.epochs import KeyFolder
-from vault.loops import Loops
 from vault.openapi import described
 from vault.operator_api import operator_routes
 from vault.processors import read_processors

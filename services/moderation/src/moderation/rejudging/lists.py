@@ -14,7 +14,6 @@ from common.events.screening import ListChange, ListChanged, VerdictRevised, Ver
 from common.security.signing import SignatureError
 from common.times import rfc3339
 from moderation.lists import HashLists
-from moderation.policy.reading import with_lists
 from moderation.rejudging import store
 from moderation.rejudging.store import Carrier, Entry
 from moderation.review.store import close_revised, insert_outbox, insert_revisions
@@ -134,17 +133,14 @@ class ListsInForce:
     pool: Pool
     screener: Screener
     version: int = 0
-    lists: HashLists = HashLists()  # noqa: RUF009  it is frozen
 
     async def step(self) -> None:
-        """Read the lists again when they have changed; put them beside whatever policy is in force now."""
+        """Read the lists again when they have changed."""
         version = await store.version_of_lists(self.pool)
-        if version != self.version:
-            listed = await store.read_listed(self.pool)
-            by_kind = {
-                kind: frozenset(bytes.fromhex(entry) for of, entry in listed if of == kind)
-                for kind in ("address", "file")
-            }
-            self.lists, self.version = HashLists(by_kind["address"], by_kind["file"]), version
-        if self.version and self.screener.policy.lists is not self.lists:
-            self.screener.policy = with_lists(self.screener.policy, self.lists)
+        if version == self.version:
+            return
+        listed = await store.read_listed(self.pool)
+        by_kind = {
+            kind: frozenset(bytes.fromhex(entry) for of, entry in listed if of == kind) for kind in ("address", "file")
+        }
+        self.screener.lists, self.version = HashLists(by_kind["address"], by_kind["file"]), version
