@@ -45,7 +45,7 @@ class Claims:
 
     async def step(self) -> None:
         """Claim one batch, and more at once while batches come full."""
-        while room := min(self.dispatcher.room, CLAIMED_AT_ONCE_MAX):
+        while (room := min(self.dispatcher.room, CLAIMED_AT_ONCE_MAX)) and await store.any_claimable(self.pool):
             asked_at = time.monotonic()
             async with self.pool.acquire() as connection, connection.transaction():
                 free, lost = await store.claimable(connection, room)

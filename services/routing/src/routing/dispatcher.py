@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from common.outbox import OutboxRelay
     from common.postgres.pool import Pool
     from common.security.signing import Signer
+    from common.telemetry.measuring import Durations
     from common.telemetry.tracing import Attributes, Tracer
     from routing.domain import Change, Delivery
     from routing.journal import Entry, Journal
@@ -112,6 +113,10 @@ class Dispatcher:
     _begun: asyncio.Queue[Begun] = field(default_factory=asyncio.Queue)
     _senders: list[asyncio.Task[None]] = field(default_factory=list)
     _calling: int = 0
+    _handover_durations: Durations = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._handover_durations = self.measures.durations(HANDOVER_DURATION)
 
     def start(self, *, renew: bool = True) -> None:
         """Begin dispatching in the background; leases that are not renewed end by themselves."""
@@ -296,7 +301,7 @@ class Dispatcher:
             log.exception("the adapter of %s failed", self.provider.name)
             outcome = Outcome(AttemptResult.DOUBT, f"adapter: {type(error).__name__}")
         result, seconds = str(outcome.result), time.monotonic() - started
-        self.measures.durations(HANDOVER_DURATION).record(seconds, self.provider.name, result)
+        self._handover_durations.record(seconds, self.provider.name, result)
         if span is not None:
             span.end(None if outcome.result is AttemptResult.ACCEPTED else result, {"waystation.result": result})
             leased.traceparent = span.traceparent

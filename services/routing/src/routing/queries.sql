@@ -78,6 +78,10 @@ WHERE NOT r.applied AND d.instruction_digest = r.instruction_digest
         OR (r.action = 'allow' AND d.state = 'held' AND d.reason LIKE 'screening%'))
 LIMIT $1 FOR UPDATE OF d SKIP LOCKED
 
+-- name: any_revision_waits
+-- Whether a later word has anything to do yet.
+SELECT EXISTS (SELECT FROM revisions WHERE NOT applied)
+
 -- name: settle_revisions
 -- Words that have nothing to do any more; what is in doubt may be sent again, and a block of it stays.
 UPDATE revisions r SET applied = true FROM deliveries d
@@ -216,6 +220,11 @@ FROM unnest($1::uuid[], $2::integer[]) AS h(message_id, epoch)
 WHERE d.message_id = ANY($1::uuid[]) AND d.message_id = h.message_id AND d.epoch = h.epoch AND d.state = 'handing'
     AND NOT EXISTS (SELECT FROM attempts a WHERE a.message_id = d.message_id AND a.result = 'open')
 
+-- name: any_claimable
+-- Whether a delivery is due or a lease has ended.
+SELECT EXISTS (SELECT FROM deliveries WHERE state = 'planned' AND due_at <= now())
+    OR EXISTS (SELECT FROM deliveries WHERE state = 'handing' AND lease_until < now())
+
 -- name: claimable
 -- Lock deliveries that are due or whose lease has ended; other workers skip them.
 WITH due AS (
@@ -255,6 +264,21 @@ WHERE state = 'planned' AND due_at <= now()
 -- name: count_doubts
 -- How many deliveries are in doubt; beyond a hundred thousand nobody needs to know.
 SELECT count(*) FROM (SELECT FROM deliveries WHERE state = 'in_doubt' LIMIT 100000) AS counted
+
+-- name: to_sweep
+-- Which sweeps have anything to do: one look instead of four transactions that find nothing.
+SELECT EXISTS (SELECT FROM deliveries WHERE state IN ('planned', 'held') AND not_after <= now()) AS windows,
+    EXISTS (
+        SELECT FROM standings s JOIN deliveries d USING (account_id)
+        WHERE (s.standing = 'blocked' AND d.state IN ('planned', 'held'))
+            OR (s.standing = 'suspended' AND d.state = 'planned')
+            OR (s.standing NOT IN ('suspended', 'blocked') AND d.state = 'held' AND d.reason LIKE 'standing%')
+    ) OR EXISTS (
+        SELECT FROM standings WHERE in_force_at IS NULL AND standing IN ('suspended', 'blocked')
+    ) AS standings,
+    EXISTS (
+        SELECT FROM deliveries WHERE state = 'in_doubt' AND duplicates_allowed AND round < $1 AND not_after > now()
+    ) AS doubts
 
 -- name: ending
 -- Lock deliveries whose validity window has ended while they waited.

@@ -75,7 +75,7 @@ class Revisions:
 
     async def step(self) -> None:
         """Apply what could not be applied at once: a block during a call, a word that came before its delivery."""
-        while True:
+        while await store.any_revision_waits(self.pool):
             now = self.now()
             async with self.pool.acquire() as connection, connection.transaction():
                 waiting = await store.revised_and_waiting(connection, APPLIED_AT_ONCE_MAX)

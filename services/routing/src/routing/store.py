@@ -157,6 +157,11 @@ async def revised_and_waiting(connection: Connection, limit: int) -> list[tuple[
     return [(_delivery(row), row["action"], row["why"], row["due_at"]) for row in rows]
 
 
+async def any_revision_waits(connection: Connection) -> bool:
+    """Tell whether a revision was not applied yet."""
+    return bool(await connection.fetchval(QUERIES["any_revision_waits"]))
+
+
 async def settle_revisions(connection: Connection) -> None:
     """Forget blocks that have nothing to stop any more."""
     await connection.execute(QUERIES["settle_revisions"])
@@ -273,6 +278,11 @@ async def release_leases(connection: Connection, held: Sequence[tuple[str, int]]
     await connection.execute(QUERIES["release_leases"], *_columns(held, 2))
 
 
+async def any_claimable(connection: Connection) -> bool:
+    """Tell whether anything may be claimed."""
+    return bool(await connection.fetchval(QUERIES["any_claimable"]))
+
+
 async def claimable(connection: Connection, limit: int) -> tuple[list[str], list[str]]:
     """Lock what may be claimed; return the ids without and with an open attempt."""
     rows = await connection.fetch(QUERIES["claimable"], limit)
@@ -299,6 +309,19 @@ async def oldest_due_seconds(pool: Pool) -> float:
 async def count_doubts(pool: Pool) -> float:
     """Return how many deliveries are in doubt, up to 100,000."""
     return float(await pool.fetchval(QUERIES["count_doubts"]))
+
+
+class ToSweep(NamedTuple):
+    """Which sweeps have anything to do."""
+
+    windows: bool
+    standings: bool
+    doubts: bool
+
+
+async def to_sweep(connection: Connection, rounds_max: int) -> ToSweep:
+    """Tell which sweeps have anything to do."""
+    return ToSweep(*await connection.fetchrow(QUERIES["to_sweep"], rounds_max))
 
 
 async def ending(connection: Connection, limit: int) -> list[Delivery]:

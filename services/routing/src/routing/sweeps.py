@@ -44,10 +44,14 @@ class Sweeps:
             await self._standings()
 
     async def step(self) -> None:
-        """Do all sweeps once."""
-        await self._windows()
-        await self._standings()
-        await self._doubts()
+        """Do once all sweeps that have anything to do."""
+        to_sweep = await store.to_sweep(self.pool, RESENDS_MAX)
+        if to_sweep.windows:
+            await self._windows()
+        if to_sweep.standings:
+            await self._standings()
+        if to_sweep.doubts:
+            await self._doubts()
 
     async def _windows(self) -> None:
         async def expire(connection: Connection) -> list[Change]:
