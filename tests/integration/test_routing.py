@@ -34,7 +34,7 @@ from routing.journal import Journal, LeftOver
 from routing.leases import Leases
 from routing.recovery import settle_left_over
 from routing.revisions import Revisions
-from routing.settlement import SealedReply, Settlement
+from routing.settlement import Called, SealedReply, Settlement, write_outcomes
 from routing.sweeps import Sweeps
 
 pytestmark = pytest.mark.integration
@@ -593,6 +593,32 @@ async def test_rule_barrier_a_block_is_in_force_only_when_no_call_is_open(pool):
         assert await pool.fetchval("SELECT in_force_at FROM standings WHERE account_id = 'acme'") is None
         answered.set()
         await world.until(event, "handed_over")
+        await world.sweeps.step()
+        assert await pool.fetchval("SELECT in_force_at FROM standings WHERE account_id = 'acme'") is not None
+
+
+async def test_rule_barrier_waits_for_a_resend_whose_earlier_call_became_known_as_accepted(pool):
+    world = World(pool)
+    event, answered = world.message(duplicates_allowed=True), asyncio.Event()
+    doubt = Outcome(AttemptResult.DOUBT, "lost after the final dot")
+    world.provider.script[event.message.event_id] = [doubt, answered]
+    async with running(world):
+        await world.plan(event)
+        await world.until(event, "in_doubt")
+        await world.sweeps.step()
+        await world.claims.step()
+        async with asyncio.timeout(5):
+            while len(world.provider.calls) < 2:
+                await asyncio.sleep(0.01)
+        async with pool.acquire() as connection, connection.transaction():
+            await write_outcomes(connection, [Called(event.message.event_id, 1, ACCEPTED)], world.settlement)
+        await world.until(event, "handed_over")
+        await world.sweeps.on_standing_changed([standing("acme", "blocked", 1)])
+        assert await pool.fetchval("SELECT in_force_at FROM standings WHERE account_id = 'acme'") is None
+        answered.set()
+        async with asyncio.timeout(5):
+            while world.dispatcher.attempts_open:
+                await asyncio.sleep(0.01)
         await world.sweeps.step()
         assert await pool.fetchval("SELECT in_force_at FROM standings WHERE account_id = 'acme'") is not None
 

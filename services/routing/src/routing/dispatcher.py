@@ -233,7 +233,9 @@ class Dispatcher:
 
     @property
     def _begin_at_least(self) -> int:
-        return max(1, min(AHEAD_MAX, self.attempts_open_max) // 2)
+        """What may be ahead less one slow call a connection: batches are large, and no call keeps others waiting."""
+        unless_slow = max(AHEAD_MAX - self.provider.calls_at_once, AHEAD_MAX // 2)
+        return max(1, min(unless_slow, self.attempts_open_max // 2))
 
     def _one_less_ahead(self) -> None:
         self.attempts_ahead -= 1

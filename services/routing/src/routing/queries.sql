@@ -284,10 +284,15 @@ ON CONFLICT (account_id) DO UPDATE
 RETURNING account_id
 
 -- name: put_standings_in_force
--- Rule barrier: a standing is in force once no attempt of the account is open any more.
+-- Rule barrier: a standing is in force once no attempt of the account is open any more. The delivery of an open attempt
+-- is `handing`, unless the attempt is of a later round and an earlier one, in doubt before, became known as accepted.
 UPDATE standings s SET in_force_at = now()
 WHERE in_force_at IS NULL AND standing IN ('suspended', 'blocked') AND NOT EXISTS (
-    SELECT FROM attempts a JOIN deliveries d USING (message_id) WHERE a.result = 'open' AND d.account_id = s.account_id
+    SELECT FROM deliveries d JOIN attempts a USING (message_id)
+    WHERE d.state = 'handing' AND d.account_id = s.account_id AND a.result = 'open'
+) AND NOT EXISTS (
+    SELECT FROM attempts a JOIN deliveries d USING (message_id)
+    WHERE a.round > 0 AND a.result = 'open' AND d.account_id = s.account_id
 )
 RETURNING account_id
 

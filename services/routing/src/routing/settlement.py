@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from routing.leases import Leased
     from routing.receipts import Traces
 
-OUTCOMES_MAX = 128
-OUTCOMES_THAT_DO_NOT_WAIT = 64
+OUTCOMES_MAX = 192
+OUTCOMES_THAT_DO_NOT_WAIT = 96
 
 
 @dataclass(slots=True, eq=False)
@@ -97,7 +97,7 @@ class Settlement:
         return len(self._outcomes)
 
     async def step(self) -> None:
-        """Wait for outcomes, write up to 128 of them."""
+        """Wait for outcomes, write up to 192 of them."""
         if not self._outcomes:
             self._wake.clear()
             await self._wake.wait()
@@ -105,8 +105,8 @@ class Settlement:
                 await asyncio.sleep(self.cycle_seconds)
         batch = self._batch()
         stored = await self._write(batch)
-        for called in batch:
-            self._outcomes.remove(called)
+        written = set(batch)
+        self._outcomes = deque(called for called in self._outcomes if called not in written)
         self.relay.committed(stored)
         self._measure(batch)
         self.settled(batch)

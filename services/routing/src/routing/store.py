@@ -165,7 +165,8 @@ async def settle_revisions(connection: Connection) -> None:
 async def attempt_results(connection: Connection, message_ids: Iterable[str]) -> dict[str, dict[int, AttemptResult]]:
     """Return the results of all attempts by message id and number, oldest first."""
     results: dict[str, dict[int, AttemptResult]] = {}
-    for row in await connection.fetch(QUERIES["attempt_results"], list(message_ids)):
+    asked = list(message_ids)
+    for row in await connection.fetch(QUERIES["attempt_results"], asked) if asked else ():
         results.setdefault(str(row["message_id"]), {})[row["number"]] = AttemptResult(row["result"])
     return results
 

@@ -93,9 +93,19 @@ def content_fault(content: bytes, line_octets_max: int) -> str | None:
     line_ends = content.count(b"\r\n")
     if content.count(b"\n") != line_ends or content.count(b"\r") != line_ends:
         return "bare CR or LF"
-    if max(map(len, content.split(b"\r\n"))) > line_octets_max:
+    if has_longer_line(content, line_octets_max):
         return f"a line is longer than {line_octets_max} octets"
     return None
+
+
+def has_longer_line(content: bytes, octets_max: int) -> bool:
+    """Tell whether a line has more octets, its CRLF not counted; each line of `content` must end in CRLF."""
+    start, end = 0, len(content)
+    while start < end:
+        start = content.rfind(b"\n", start, start + octets_max + 2) + 1
+        if not start:
+            return True
+    return False
 
 
 def misfit(mail: Mail, offered: Extensions) -> Outcome | None:
