@@ -263,11 +263,11 @@ def growth(bench: Bench, sizes: list[int]) -> list[Measure]:
 
 def overload(bench: Bench, seconds: int) -> list[Measure]:
     """More than the road carries for a long time: bulk is pushed back, single messages pass, memory stays flat."""
-    ends = time.monotonic() + seconds
-    first: Usage | None = None
+    began = time.monotonic()
+    used: list[tuple[float, Usage]] = []
     pushed_back, singles_sent = 0, Answers()
     round_number = 0
-    while time.monotonic() < ends:
+    while time.monotonic() < began + seconds:
         round_number += 1
         bodies = batch_bodies(bench.items(f"flood{round_number}x", bench.messages), BATCH)
         one_by_one = single_bodies(bench.items(f"drop{round_number}x", 50))
@@ -282,20 +282,20 @@ def overload(bench: Bench, seconds: int) -> list[Measure]:
         pushed_back += bulk.pushed_back
         singles_sent.pushed_back += slow.pushed_back
         singles_sent.request_seconds += slow.request_seconds
-        first = first or bench.processes(laboratory=bench.rehearsal.laboratory_pid)
-    last = bench.processes(laboratory=bench.rehearsal.laboratory_pid)
+        used.append((time.monotonic() - began, bench.processes(laboratory=bench.rehearsal.laboratory_pid)))
     bench.at_rest()
-    assert first is not None
+    last = used[-1][1]
+    halfway = next(usage for spent, usage in used if spent >= used[-1][0] / 2)
+    spans = {"first round to last": used[0][1], "second half": halfway}
     return [
         Measure("overload", seconds, "s", note=f"{bench.sent:,} messages in all"),
         Measure("bulk requests pushed back", pushed_back, "requests", 1, ">="),
         Measure("singles pushed back", singles_sent.pushed_back, "requests", 0, "<="),
         *latency("202 of singles under overload", singles_sent.request_seconds),
         *(
-            Measure(
-                f"growth of memory {name}", (last[name][1] - first[name][1]) / 2**20, "MiB", note="first round to last"
-            )
-            for name in first
+            Measure(f"growth of memory {name}, {span}", (last[name][1] - earlier[name][1]) / 2**20, "MiB")
+            for span, earlier in spans.items()
+            for name in last
             if name != "load"
         ),
     ]

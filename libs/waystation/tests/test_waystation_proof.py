@@ -16,7 +16,7 @@ from waystation.proof.documents import UncheckableError
 CHECKOUT = Path(__file__).parents[3]
 VECTORS = CHECKOUT / "docs" / "vectors"
 EXAMPLES = sorted((CHECKOUT / "contracts").glob("*/examples/*.json"))
-_JUDGED = ("intake.message.", "screening.verdict.reached.", "routing.receipt.")
+_JUDGED = ("intake.message.", "screening.verdict.reached.", "screening.verdict.revised.", "routing.receipt.")
 SIGNED = [path for path in EXAMPLES if path.parts[-3].startswith(_JUDGED)]
 PROVED = (VECTORS / "handed-over.json").read_text("utf-8")
 
@@ -42,6 +42,29 @@ def test_a_proved_document_says_what_is_proved_and_what_is_not():
     assert "handed over by smtp.default, reply 250" in answer.stdout
     assert "that the provider has it: a receipt proves that routing said so" in answer.stdout
     assert "give the mail with --mail" in answer.stdout
+
+
+def test_a_later_word_on_the_verdict_is_told_and_what_is_not_there_too(tmp_path):
+    answer = verify(VECTORS / "revised.json")
+    assert answer.exit_code == 0
+    assert "revision 1    proved   later allow: no clause (by a person, case 5f2b7c9e-" in answer.stdout
+    assert "revision 2    proved   later block: R5.2 (by a list, address:9c1185a5c5e9fc54)" in answer.stdout
+    assert "that no later word came: revision 2 is the last one here" in answer.stdout
+    document = json.loads((VECTORS / "revised.json").read_text("utf-8"))
+    del document["parts"][3]
+    (tmp_path / "without.json").write_text(json.dumps(document))
+    assert "revisions 1 are not among these" in verify(tmp_path / "without.json").stdout
+    assert "that the verdict still holds: no later word on it" in verify(VECTORS / "handed-over.json").stdout
+
+
+def test_a_revision_alone_is_proved_and_names_what_is_missing():
+    path = CHECKOUT / "contracts/screening.verdict.revised.v1/examples/blocked-by-a-list.json"
+    status, answer = as_json("-", keys=CHECKOUT / "contracts" / "keys", stdin=kcat_line(path))
+    (message,) = answer["messages"]
+    assert status == 0
+    assert message["statements"][0]["says"] == "later block: R5.2 (by a list, url:9c1185a5c5e9fc54)"
+    assert "that the content was screened: no verdict is proved" in message["not_proved"]
+    assert "what was said before: revisions 1 are not among these" in message["not_proved"]
 
 
 def test_the_mail_itself_is_compared(tmp_path):

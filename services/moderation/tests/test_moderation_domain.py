@@ -13,7 +13,7 @@ from moderation.attachments import EICAR
 from moderation.domain import Decision, erased_decision, screen
 from moderation.examples import broken_examples, example_mail
 from moderation.mail import Link, MailParts, TextPart, read_mail
-from moderation.policy.reading import _compile
+from moderation.policy.reading import policy_of
 
 
 def mail(text="", *, subject="Hello", html=None, attachments=()):
@@ -103,7 +103,7 @@ def test_a_phrase_in_the_subject_or_in_html_counts(policy):
 def test_a_rule_speaks_only_of_its_tools(policy):
     rule = policy.document.rules[0]
     quiet = policy.document.model_copy(update={"rules": (rule.model_copy(update={"tools": ("form",)}),)})
-    compiled = _compile(quiet, "quiet@sha256:0", None, "re2")
+    compiled = policy_of(quiet, "quiet", backend="re2")
     parts = MailParts("", (TextPart("text", "Order fake passports today"),))
     assert screen(parts, compiled, "email").action == "allow"
     assert screen(parts, compiled, "form").action == "block"

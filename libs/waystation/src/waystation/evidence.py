@@ -12,6 +12,7 @@ from urllib.parse import quote
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from common.events.routing import ReceiptIssued
+from common.events.screening import VerdictRevised
 from common.kafka.publisher import partition_of
 from common.security.signing import SignatureError, Signed, TrustedKeys
 from waystation.errors import CommandError
@@ -30,7 +31,7 @@ CLOCKS_APART = timedelta(minutes=5)
 
 
 def collect(stack: Stack, message_id: str) -> dict[str, Any]:
-    """Return the proof document of a message: instruction from the door, verdict from moderation, receipts from Kafka.
+    """Return the proof document of a message: instruction from the door, verdict from moderation, the rest from Kafka.
 
     Raises:
         CommandError: the door does not know the message, or something does not answer.
@@ -43,8 +44,10 @@ def collect(stack: Stack, message_id: str) -> dict[str, Any]:
     if verdict is not None:
         signed.append(("verdict", verdict))
     since = datetime.fromisoformat(admission["admitted_at"]) - CLOCKS_APART
-    receipts = _receipts(stack, admission["recipient_token"], admission["id"], since)
-    return document(admission["id"], [*signed, *(("receipt", one) for one in receipts)])
+    about = (admission["recipient_token"], admission["id"], since)
+    signed += [("verdict", one) for one in _numbered(stack, VerdictRevised.TOPIC, "verdict", "revision", about)]
+    signed += [("receipt", one) for one in _numbered(stack, ReceiptIssued.TOPIC, "receipt", "sequence", about)]
+    return document(admission["id"], signed)
 
 
 def _verdict(services: ServiceClient, path: str) -> Any | None:
@@ -56,21 +59,23 @@ def _verdict(services: ServiceClient, path: str) -> Any | None:
         raise
 
 
-def _receipts(stack: Stack, token: str, message_id: str, since: datetime) -> list[Any]:
-    """Return the receipts of a message that routing signed, each number once, in order."""
-    keys = TrustedKeys.from_folder("receipt", stack.trusted_keys)
+def _numbered(stack: Stack, topic: str, purpose: Purpose, number: str, about: tuple[str, str, datetime]) -> list[Any]:
+    """Return what was said of a message in a topic, and really signed: each number once, in order."""
+    token, message_id, since = about
+    keys = TrustedKeys.from_folder(purpose, stack.trusted_keys)
     found: dict[int, Any] = {}
-    for body in _records(stack, ReceiptIssued.TOPIC, token.encode(), since):
-        receipt = body.get("receipt") or {}
-        if (receipt.get("statement") or {}).get("message_id") == message_id and _is_genuine(receipt, keys):
-            found.setdefault(int(receipt["statement"]["sequence"]), receipt)
-    return [found[number] for number in sorted(found)]
+    for body in _records(stack, topic, token.encode(), since):
+        signed = body.get("receipt") or body.get("revision") or {}
+        statement = signed.get("statement") or {}
+        if statement.get("message_id") == message_id and number in statement and _is_genuine(signed, keys):
+            found.setdefault(int(statement[number]), signed)
+    return [found[one] for one in sorted(found)]
 
 
-def _is_genuine(receipt: Any, keys: TrustedKeys) -> bool:
-    """Whoever may write to Kafka can write anything; what routing did not sign is no evidence."""
+def _is_genuine(signed: Any, keys: TrustedKeys) -> bool:
+    """Whoever may write to Kafka can write anything; what no service signed is no evidence."""
     try:
-        keys.verify(Signed.model_validate(receipt))
+        keys.verify(Signed.model_validate(signed))
     except (SignatureError, ValueError):
         return False
     return True
@@ -95,7 +100,7 @@ def _records(stack: Stack, topic: str, key: bytes, since: datetime) -> Iterator[
             yield from _to_the_end(consumer, key)
         except KafkaException as error:
             raise CommandError(
-                f"Kafka did not give the receipts: {error.args[0].str()}", "see whether it runs: waystation status"
+                f"Kafka did not give the statements: {error.args[0].str()}", "see whether it runs: waystation status"
             ) from error
 
 
@@ -103,7 +108,7 @@ def _to_the_end(consumer: Consumer, key: bytes) -> Iterator[dict[str, Any]]:
     while True:
         message: Any = consumer.poll(TIMEOUT_SECONDS)
         if message is None:
-            raise CommandError("Kafka did not give the receipts in time", "try again")
+            raise CommandError("Kafka did not give the statements in time", "try again")
         if message.error() is not None:
             if message.error().code() == KafkaError._PARTITION_EOF:  # noqa: SLF001  its public name
                 return

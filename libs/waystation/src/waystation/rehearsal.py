@@ -80,6 +80,8 @@ class Rehearsal:
     write_first: bool = False
     """The laboratory records a mail before it answers: nothing it acknowledged is lost when it is killed."""
     _laboratory: subprocess.Popen[bytes] | None = field(default=None, init=False)
+    _counted: tuple[int, int] = field(default=(0, 0), init=False)
+    """Bytes of the record that were read, and mails in them."""
 
     def start_laboratory(self) -> None:
         """Start the SMTP laboratory on the stack's SMTP port and wait until it listens; one that runs is left alone."""
@@ -123,12 +125,17 @@ class Rehearsal:
         self._laboratory = None
 
     def recorded_count(self) -> int:
-        """Return how many mails the record holds, without reading what they say."""
+        """Return how many mails the record holds; only what was appended since the last call is read."""
         path = self.record / "mails.jsonl"
         if not path.exists():
             return 0
         with path.open("rb") as file:
-            return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b""))
+            size, mails = self._counted
+            file.seek(size)
+            for chunk in iter(lambda: file.read(1 << 20), b""):
+                size, mails = size + len(chunk), mails + chunk.count(b"\n")
+            self._counted = size, mails
+        return mails
 
     def recorded(self) -> list[RecordedMail]:
         """Return what the laboratory has seen so far."""

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 SERVICE = "ingestion"
 TRACING_GROUP = "ingestion.tracing"
 # Nobody waits for a step to be recorded: larger batches are worth more.
-RECEIPTS_CYCLE_SECONDS = 0.1
+RECEIPTS_CYCLE_SECONDS = 0.25
 
 
 def create_app(settings: Settings) -> FastAPI:

@@ -11,6 +11,8 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from common.pacing import cycle_seconds_after
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
@@ -98,8 +100,10 @@ class Coalescer(Generic[T, A]):
                     async with asyncio.timeout(pause):
                         await self._full.wait()
             await self._slots.acquire()
-            next_at = loop.time() + self._cycle_seconds
-            task = asyncio.create_task(self._serve(self._take()), name="batch")
+            taken = self._take()
+            items = sum(len(ticket.items) for ticket in taken)
+            next_at = loop.time() + cycle_seconds_after(items, self._cycle_seconds, ITEMS_MAX)
+            task = asyncio.create_task(self._serve(taken), name="batch")
             self._running.add(task)
             task.add_done_callback(self._running.discard)
 

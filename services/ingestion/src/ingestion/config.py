@@ -26,7 +26,7 @@ class Settings(ServiceSettings):
     cycle_seconds: float = 0.06
     batches_in_flight_max: int = 3
 
-    outbox_records_max: int = 5_000
+    outbox_records_max: int = 2_000
     """Beyond this many unpublished messages batches are asked to come back."""
     outbox_seconds_max: float = 20.0
     backlog_seconds_max: float = 60.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from common.http.problems import Problem
@@ -62,7 +62,7 @@ def congestion(load: Load, bounds: Bounds, *, single: bool) -> Problem | None:
 
 
 class CongestionSampler:
-    """Looks once a second how far the road is behind."""
+    """Looks once a second how far the road is behind; what waits for Kafka is counted at each request."""
 
     def __init__(self, pool: Pool, relay: OutboxRelay, bounds: Bounds) -> None:
         self._pool = pool
@@ -84,13 +84,13 @@ class CongestionSampler:
 
     def refusal(self, *, single: bool) -> Problem | None:
         """Return the refusal of a request now, if the road is behind."""
-        return congestion(self._load, self._bounds, single=single)
+        return congestion(replace(self._load, outbox_records=self._relay.pending), self._bounds, single=single)
 
     async def _run(self) -> None:
         while True:
             try:
                 outbox_seconds = await self._relay.oldest_seconds()
-                self._load = Load(self._relay.pending, outbox_seconds, await store.backlog_seconds(self._pool))
+                self._load = Load(0, outbox_seconds, await store.backlog_seconds(self._pool))
             except RETRYABLE as error:
                 log.info("the load of the road is not known: %s", type(error).__name__)
             await asyncio.sleep(SAMPLE_SECONDS)

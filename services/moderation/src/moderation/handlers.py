@@ -273,7 +273,8 @@ async def _screen(  # noqa: PLR0917  what one batch is judged by
         decisions = screening.decisions()
         if watch is not None:
             accounts = [item.judged.verified.instruction.account_id for item in readable]
-            watch.judged(policy, accounts, cases, decisions)
+            watch.judged(policy, cases, decisions)
+            await watch.compare(policy, accounts, cases, decisions, screening.said)
         reached = iter(decisions)
         for item in slice_:
             decision = erased_decision() if item.content is None else next(reached)

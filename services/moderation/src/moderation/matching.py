@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from functools import lru_cache
 from hashlib import sha256
 from importlib.metadata import version
 from itertools import islice
@@ -34,6 +35,8 @@ Backend = Literal["hyperscan", "re2"]
 
 _UNANCHORED = re2._re2.RE2.Anchor.UNANCHORED  # noqa: SLF001  see PatternBank
 _RE2_MEMORY_BYTES = 64 * 1024 * 1024
+_REMEMBERED_PATTERNS = 8_192
+"""Policies share most of their patterns with the versions before them: what is compiled for one serves the next."""
 
 
 class PatternError(ValueError):
@@ -147,7 +150,7 @@ class PatternBank:
         self.size = len(expanded)
         self.backend = backend or preferred_backend()
         self._index: _Index | None = None
-        needed = [tuple(part for part in segments(pattern) if _is_telling(part)) for pattern in expanded]
+        needed = [_telling_parts(pattern) for pattern in expanded]
         numbers: dict[str, int] = {}
         for parts in needed:
             for part in parts:
@@ -188,6 +191,11 @@ class PatternBank:
         return [Hit(pattern, *match.span()) for match in matches]
 
 
+@lru_cache(_REMEMBERED_PATTERNS)
+def _telling_parts(pattern: str) -> tuple[str, ...]:
+    return tuple(part for part in segments(pattern) if _is_telling(part))
+
+
 def _is_telling(part: str) -> bool:
     """Whether a part of a pattern cannot match the empty text; one that can is in every text."""
     return re2.compile(part.encode(), _options()).search(b"") is None
@@ -214,9 +222,21 @@ def expand_spaces(pattern: str) -> str:
     return "".join(out)
 
 
+def remember(pattern: str) -> None:
+    """Compile a valid pattern, so that a bank with it is made at once."""
+    expanded = expand_spaces(pattern)
+    _compiled(expanded)
+    _telling_parts(expanded)
+
+
+@lru_cache(_REMEMBERED_PATTERNS)
+def _compiled(pattern: str) -> re2._Regexp:
+    return re2.compile(pattern.encode(), _options())
+
+
 def _compile(index: int, pattern: str) -> re2._Regexp:
     try:
-        compiled = re2.compile(pattern.encode(), _options())
+        compiled = _compiled(pattern)
     except re2.error as error:
         raise PatternError(index, _said(error)) from None
     if compiled.search(b"") is not None:

@@ -1,4 +1,4 @@
-"""The policies of the topic in this process: verified, compiled in a thread, put in force between two batches.
+"""The policies of the topic in this process: verified, tried in another, put in force between two batches.
 
 The screener's policy is one attribute and a batch reads it once, so no message is judged by a mixture. Whatever is
 wrong with a policy (signature, digest, schema, its own examples) is counted, and the present one stays.
@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Protocol
 from common.events.screening import PolicyState, PolicyStated, VerifiedPolicyState
 from common.security.signing import SignatureError, canonical
 from common.times import now, rfc3339
-from moderation.examples import require_examples
-from moderation.policy.errors import PolicyError
+from moderation.policy.errors import PolicyError, TrialError
 from moderation.policy.life import PolicyTable
-from moderation.policy.reading import Policy, parse_policy
+from moderation.policy.reading import Policy, assembled, canonical_text
+from moderation.trial import tried
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -66,11 +66,10 @@ class PolicyKeys:
     verdict: TrustedKeys
 
 
-def compiled(text: str) -> Policy:
-    """Compile a policy and run its own examples; raise PolicyError."""
-    policy = parse_policy(text.encode("utf-8", "replace"))
-    require_examples(policy)
-    return policy
+async def compiled(text: str, *, with_examples: bool = True) -> Policy:
+    """Compile a policy that keeps its own examples, while messages are judged; raise PolicyError, or TrialError."""
+    canonical_form = canonical_text(text.encode("utf-8", "replace"))
+    return await assembled(await tried(canonical_form, with_examples=with_examples), canonical_form)
 
 
 class Policies:
@@ -85,6 +84,7 @@ class Policies:
         refused: Counts | None = None,
         on_change: Callable[[], None] = lambda: None,
         clock: Callable[[], datetime] = now,
+        compiles: Callable[[str], Awaitable[Policy]] = compiled,
     ) -> None:
         """Begin with the screener's policy, which is the file's."""
         self.table = PolicyTable()
@@ -97,6 +97,7 @@ class Policies:
         self._on_change = on_change
         self._clock = clock
         self._of_file = screener.policy
+        self._compiles = compiles
         self._compiled: OrderedDict[str, Policy] = OrderedDict()
         self._changed = asyncio.Event()
         self._settled = asyncio.Event()
@@ -148,7 +149,7 @@ class Policies:
         if state.status != "rolled-back":
             try:
                 await self._policy_of(state)
-            except PolicyError as error:
+            except (PolicyError, TrialError) as error:
                 raise self._refuse("policy", str(error)) from None
         return PolicyStated(state=signed)
 
@@ -212,7 +213,7 @@ class Policies:
             return self._of_file
         found = self._compiled.get(state.policy)
         if found is None:
-            found = await asyncio.to_thread(compiled, state.text)
+            found = await self._compiles(state.text)
             if found.name != state.policy:
                 raise PolicyError(f"its text is that of {found.name}")
         self._compiled[state.policy] = found

@@ -33,10 +33,10 @@ class Begun:
 class RememberedScores:
     """A scorer that keeps what another one said of the last short texts; scores depend on the text alone."""
 
-    def __init__(self, scorer: Scorer) -> None:
-        """Ask this one."""
+    def __init__(self, scorer: Scorer, said: Mapping[str, ModelScores] | None = None) -> None:
+        """Ask this one for what is not known yet."""
         self._scorer = scorer
-        self._kept: OrderedDict[str, ModelScores] = OrderedDict()
+        self._kept: OrderedDict[str, ModelScores] = OrderedDict(said or {})
 
     @property
     def digest(self) -> str:

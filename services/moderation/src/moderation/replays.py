@@ -22,10 +22,10 @@ from common.kafka.consumer import RetryableError
 from common.kafka.reading import Place
 from common.security.signing import SignatureError
 from common.times import now
-from moderation.errors import PolicyError
+from moderation.errors import PolicyError, TrialError
 from moderation.handlers import content_of
 from moderation.mail import read_mail
-from moderation.policy.reading import parse_policy
+from moderation.policies import compiled
 from moderation.replaying import ReplayError, feature_differences, replay
 from moderation.screening import BUSY, Case, Screener
 
@@ -172,8 +172,8 @@ class Replays:
             if text is None:
                 return None
             try:
-                self._compiled[name] = await asyncio.to_thread(parse_policy, text.encode())
-            except PolicyError:
+                self._compiled[name] = await compiled(text, with_examples=False)
+            except (PolicyError, TrialError):
                 return None
             while len(self._compiled) > _POLICIES_MAX:
                 self._compiled.popitem(last=False)
@@ -190,7 +190,11 @@ def _answer(
     statement = verdict.signed.statement
     if policy is None:
         return Replayed(
-            verdict.message_id, statement["policy"], "not-replayed", "not-asked", ("its policy is not kept",)
+            verdict.message_id,
+            statement["policy"],
+            "not-replayed",
+            "not-asked",
+            ("its policy is not kept or cannot be used",),
         )
     try:
         keys.verify(verdict.signed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from moderation.domain import covered_by_models, judge
@@ -24,6 +25,9 @@ NOT_COVERED = "models-language"
 """In `degraded`: the text is in a language that models were not made for, only tier 0 has spoken."""
 BUSY = "models-busy"
 """In `degraded`: the slower model would have been asked, and too many texts waited for it."""
+
+
+_NOTHING_ASKED: Mapping[int, str] = MappingProxyType({})
 
 
 class Case(NamedTuple):
@@ -131,7 +135,7 @@ class Screener:
             return Screening(found, policy)
         texts = {n: item.text().text for n, item in enumerate(found) if covered_by_models(item.language)}
         asked = {n: text for n, text in texts.items() if text and (found[n].language or reads_as_english(text))}
-        return Screening(found, policy, scorer, tuple(asked), scorer.begin(list(asked.values())))
+        return Screening(found, policy, scorer, asked, scorer.begin(list(asked.values())))
 
 
 class Screening:
@@ -142,7 +146,7 @@ class Screening:
         found: Sequence[Examination],
         policy: Policy,
         scorer: Scorer | None = None,
-        asked: Sequence[int] = (),
+        asked: Mapping[int, str] = _NOTHING_ASKED,
         begun: BegunScores | None = None,
     ) -> None:
         self._found, self._policy, self._scorer = found, policy, scorer
@@ -158,6 +162,11 @@ class Screening:
         """Let the models finish; hurried, without the slower ones, and the verdict says so."""
         if self._scorer is not None:
             self._scores = dict(zip(self._asked, self._scorer.finish(self._begun, hurried=hurried), strict=True))
+
+    @property
+    def said(self) -> Mapping[str, ModelScores]:
+        """What the models said, by text; nothing before they were asked."""
+        return {self._asked[number]: scores for number, scores in (self._scores or {}).items()}
 
     def decisions(self) -> list[Decision]:
         """Judge; asks the models if that was not done before."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import Counter
 from dataclasses import dataclass, field
@@ -13,11 +14,12 @@ from moderation.comparing import Backtest, Judged
 from moderation.examination import Context
 from moderation.mail.authentication import authentication_failed
 from moderation.policy.life import Rates, outside
+from moderation.remembering import RememberedScores
 from moderation.screening import Screener
 from moderation.store import count_rule_days, rule_days
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from datetime import date, datetime
 
     from common.events.intake import Instruction
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from moderation.policies import Policies, RecordPublisher
     from moderation.policy.reading import Policy
     from moderation.recent import RecentMessages
-    from moderation.screening import Case
+    from moderation.screening import Case, ModelScores
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +79,7 @@ class Watch:
         self._left: dict[str, str] = {}
         self.comparison = Backtest()
         self._compared: tuple[str, str] | None = None
+        self._beside: Screener | None = None
 
     async def begin(self, connection: Connection, policy: Policy, moment: datetime) -> None:
         """Learn what capped rules have stopped today; no query for a policy without caps."""
@@ -100,20 +103,35 @@ class Watch:
             return None
         return authentication_failed(parts.authentication_results, self._mail_server)
 
-    def judged(
-        self, policy: Policy, accounts: Sequence[str], cases: Sequence[Case], decisions: Sequence[Decision]
-    ) -> None:
-        """Count what rules did to some messages of the batch, and what the shadow policy would have done."""
+    def judged(self, policy: Policy, cases: Sequence[Case], decisions: Sequence[Decision]) -> None:
+        """Count what rules did to some messages of the batch."""
         for case, decision in zip(cases, decisions, strict=True):
             self._count(decision)
             self._rate(policy, case, decision)
-        shadow = self._policies.shadow
+
+    async def compare(
+        self,
+        policy: Policy,
+        accounts: Sequence[str],
+        cases: Sequence[Case],
+        decisions: Sequence[Decision],
+        said: Mapping[str, ModelScores],
+    ) -> None:
+        """Count what the shadow policy would have done, in a turn of the loop of its own, by what the models said."""
+        shadow, scorer = self._policies.shadow, self._screener.scorer
         if shadow is None:
             return
+        await asyncio.sleep(0)
         if self._compared != (policy.name, shadow.name):
             self._compared, self.comparison = (policy.name, shadow.name), Backtest()
-        beside = Screener(shadow, self._screener.scorer, lists=self._screener.lists)
-        for account, one, other in zip(accounts, decisions, beside.screen(cases), strict=True):
+        if self._beside is None or self._beside.policy.name != shadow.name:
+            self._beside = Screener(shadow)
+        if self._beside.lists is not self._screener.lists:
+            self._beside.lists = self._screener.lists
+        self._beside.scorer = None if scorer is None else RememberedScores(scorer, said)
+        screening = self._beside.begin(cases)
+        screening.ask_models(hurried=True)
+        for account, one, other in zip(accounts, decisions, screening.decisions(), strict=True):
             for change, clause in self.comparison.add("", account, Judged.of(one), Judged.of(other)):
                 self._differences.add(1, change, clause)
 

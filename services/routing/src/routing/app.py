@@ -52,6 +52,8 @@ if TYPE_CHECKING:
 
 PLANNING_GROUP = "routing.planning"
 EMAIL_PROVIDER = "smtp.default"
+# Moderation publishes in batches: they are the pace, and no verdict waits a second time.
+PLANNING_CYCLE_SECONDS = 0.03
 CLAIM_EVERY_SECONDS = 0.5
 SWEEP_EVERY_SECONDS = 1.0
 
@@ -148,6 +150,7 @@ async def _run(app: FastAPI, settings: RoutingSettings, telemetry: Telemetry, st
         partial(on_screened, planner=planner, revisions=revisions),
         publisher,
         settings.instance,
+        cycle_seconds=PLANNING_CYCLE_SECONDS,
         stop_process=stop_process,
         tracer=tracer,
         measures=measures,

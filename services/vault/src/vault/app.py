@@ -53,7 +53,7 @@ if TYPE_CHECKING:
 
 GROUP = "vault.spending"
 # Nobody waits for a receipt to be recorded: larger batches are worth more.
-RECEIPTS_CYCLE_SECONDS = 0.1
+RECEIPTS_CYCLE_SECONDS = 0.25
 LOOK_EVERY_SECONDS = 1.0
 SEQUENCE_EVERY_SECONDS = 1.0
 REFRESH_EVERY_SECONDS = 5.0

@@ -42,7 +42,7 @@ class PublishError(Exception):
     """Kafka did not acknowledge the records in time; they may or may not have been written. Publish them again."""
 
 
-@lru_cache(maxsize=65_536)
+@lru_cache(maxsize=16_384)
 def partition_of(key: bytes, partitions: int) -> int:
     """Return the partition that Kafka's default partitioner takes for a key (murmur2)."""
     return int((murmur2(key) & 0x7FFFFFFF) % partitions)

@@ -73,11 +73,12 @@ class ProvenTree:
     """One tree whose leaves come one after the other: what led to its signed root once is not hashed again.
 
     A node counts as proven together with the rest of its path, so a leaf is taken for good only where hashing all of
-    its path would take it for good, too.
+    its path would take it for good, too. When as many leaves as the tree has were accepted, nothing is kept any more.
     """
 
     def __init__(self, size: int) -> None:
         self._size = size
+        self._accepted = 0
         self._proven: dict[tuple[int, int], tuple[bytes, bytes, bytes]] = {}
         self._climbed: list[tuple[int, int, bytes, bytes]] = []
         self._root = b""
@@ -113,6 +114,11 @@ class ProvenTree:
 
     def accept(self) -> None:
         """Keep what the last call of `root` went through: its root was found to be signed."""
-        for level, index, node, rest in self._climbed:
-            self._proven[level, index] = (node, rest, self._root)
+        self._accepted += 1
+        if self._accepted >= self._size:
+            self._accepted = 0
+            self._proven.clear()
+        else:
+            for level, index, node, rest in self._climbed:
+                self._proven[level, index] = (node, rest, self._root)
         self._climbed.clear()

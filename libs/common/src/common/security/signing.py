@@ -59,7 +59,7 @@ TIME_FIELDS: Mapping[Purpose, str] = {
 TERMS_FILE = "keys.json"
 LOOK_EVERY_SECONDS = 1.0
 _VERIFIED_ROOTS_MAX = 4096
-_TREES_IN_HAND_MAX = 64
+_TREES_IN_HAND_MAX = 32
 
 log = logging.getLogger(__name__)
 

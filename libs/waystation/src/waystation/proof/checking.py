@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from common.security.signing import Purpose
     from waystation.proof.documents import Part
 
+_NUMBERS_MAX = 1_000
 HANDED = frozenset({"handed_over", "delivered"})
 
 
@@ -211,13 +212,15 @@ def _explained(one: Checked, named: str | None) -> Checked:
 
 
 def _linked(one: Checked, named: str | None, instruction: Checked | None) -> Checked:
-    """Verdict and receipts must be about the instruction beside them, and about its content."""
+    """What is said later must be about the instruction beside it, and about its content where it names that."""
     if one.refused is not None or one.part.purpose == "instruction":
         return one
     if one.claims.get("instruction_digest") != named:
         text = f"it is about the instruction {one.claims.get('instruction_digest')}, not about {named}"
         return Checked(one.part, one.digest, Refused(Code.OTHER_INSTRUCTION, text))
-    if instruction is not None and one.claims.get("content_digest") != instruction.claims.get("content_digest"):
+    if one.part.is_revision or instruction is None:
+        return one
+    if one.claims.get("content_digest") != instruction.claims.get("content_digest"):
         text = "its content_digest is not the one that was instructed"
         return Checked(one.part, one.digest, Refused(Code.OTHER_CONTENT, text))
     return one
@@ -242,19 +245,43 @@ def _open_points(checked: Sequence[Checked], mail: bytes | None) -> Iterable[str
         yield "what was instructed, and by whom: no instruction is proved"
     elif mail is None:
         yield "which bytes were instructed: give the mail with --mail to compare its SHA-256"
-    if not proved["verdict"]:
+    verdicts = [one for one in proved["verdict"] if not one.part.is_revision]
+    revisions = [one for one in proved["verdict"] if one.part.is_revision]
+    if not verdicts:
         yield "that the content was screened: no verdict is proved"
+    if verdicts or revisions:
+        yield from _revision_points(revisions)
     if not proved["receipt"]:
         yield "what became of it: no receipt is proved"
     else:
         yield from _receipt_points(proved["receipt"])
 
 
+def _revision_points(revisions: Sequence[Checked]) -> Iterable[str]:
+    numbers = _numbers(revisions, "revision")
+    if not numbers:
+        yield "that the verdict still holds: no later word on it is among these"
+        return
+    if missing := _missing(numbers):
+        yield f"what was said before: revisions {missing} are not among these"
+    yield f"that no later word came: revision {numbers[-1]} is the last one here"
+
+
+def _numbers(checked: Sequence[Checked], name: str) -> list[int]:
+    return sorted(int(one.claims.get(name, 0)) for one in checked)
+
+
+def _missing(numbers: Sequence[int]) -> str:
+    """Return the numbers that are missing before the last one."""
+    there = set(numbers)
+    missing = [str(number) for number in range(1, min(numbers[-1], _NUMBERS_MAX)) if number not in there]
+    return ", ".join(missing)
+
+
 def _receipt_points(receipts: Sequence[Checked]) -> Iterable[str]:
-    numbers = sorted(int(one.claims.get("sequence", 0)) for one in receipts)
-    missing = sorted(set(range(1, numbers[-1] + 1)) - set(numbers))
-    if missing:
-        yield f"the steps before: receipts {', '.join(map(str, missing))} are not among these"
+    numbers = _numbers(receipts, "sequence")
+    if missing := _missing(numbers):
+        yield f"the steps before: receipts {missing} are not among these"
     yield f"that nothing came later: receipt {numbers[-1]} is the last one here"
     if any(one.claims.get("state") in HANDED for one in receipts):
         yield "that the provider has it: a receipt proves that routing said so"

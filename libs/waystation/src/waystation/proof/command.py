@@ -98,7 +98,7 @@ def _statement(one: Checked) -> dict[str, Any]:
         "key": proof.key,
         "place": {"index": proof.index, "size": proof.size},
         "said_at": said_at(one),
-        "says": _says(one.part.purpose, one.claims),
+        "says": _says(one),
         "found_in": one.part.where,
     }
 
@@ -118,15 +118,24 @@ def _lines(messages: Sequence[MessageProof], keys: Path) -> Iterator[str]:
 
 def _statement_lines(one: Checked) -> Iterator[str]:
     proof = one.part.signed.proof
-    name = f"receipt {one.claims.get('sequence')}" if one.part.purpose == "receipt" else one.part.purpose
+    name = _name(one)
     if one.refused is not None:
         yield f"  {name:13} REFUSED  {one.refused.code}: {one.refused.text}"
         return
-    yield f"  {name:13} proved   {_says(one.part.purpose, one.claims)}"
+    yield f"  {name:13} proved   {_says(one)}"
     yield f"  {'':13}          at {said_at(one)}, key {proof.key}, {proof.index + 1} of {proof.size} in its batch"
 
 
-def _says(purpose: str, claims: Mapping[str, Any]) -> str:
+def _name(one: Checked) -> str:
+    if one.part.is_revision:
+        return f"revision {one.claims.get('revision')}"
+    return f"receipt {one.claims.get('sequence')}" if one.part.purpose == "receipt" else one.part.purpose
+
+
+def _says(one: Checked) -> str:
+    purpose, claims = one.part.purpose, one.claims
+    if one.part.is_revision:
+        return _says_later(claims)
     if purpose == "instruction":
         told = f"account {claims.get('account_id')} instructed {claims.get('tool')} to {claims.get('recipient_token')}"
         return f"{told}, content SHA-256 {claims.get('content_digest')}"
@@ -136,3 +145,14 @@ def _says(purpose: str, claims: Mapping[str, Any]) -> str:
     reply = f", reply {claims['reply_code']}" if claims.get("reply_code") else ""
     by = f" by {claims['provider']}" if claims.get("provider") else ""
     return f"{str(claims.get('state')).replace('_', ' ')}{by}{reply}: {claims.get('reason')}"
+
+
+def _says_later(claims: Mapping[str, Any]) -> str:
+    """What a revision says: of several the one with the highest number holds."""
+    clauses = ", ".join(map(str, claims.get("clauses") or ())) or "no clause"
+    by = (
+        f"a person, case {claims.get('case_id')}"
+        if claims.get("cause") == "person"
+        else f"a list, {claims.get('signal')}"
+    )
+    return f"later {claims.get('action')}: {clauses} (by {by})"

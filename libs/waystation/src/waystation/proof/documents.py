@@ -42,6 +42,11 @@ class Part:
         """Which message it claims to be about."""
         return str(self.signed.statement.get("message_id"))
 
+    @property
+    def is_revision(self) -> bool:
+        """Whether it is a later word on a verdict, signed for the same purpose."""
+        return self.purpose == "verdict" and "revision" in self.signed.statement
+
 
 def document(message_id: str, signed: Iterable[tuple[Purpose, Mapping[str, Any]]]) -> dict[str, Any]:
     """Return the proof document of one message from signed statements in the shape {"statement", "proof"}."""
@@ -147,6 +152,8 @@ def _event_parts(where: str, body: dict[str, Any]) -> Iterator[Part]:
     for purpose in PURPOSES:
         if isinstance(signed := body.get(purpose), dict):
             yield Part(purpose, _signed(where, signed), where, sealed=_sealed(where, sealed, purpose))
+    if isinstance(revision := body.get("revision"), dict):
+        yield Part("verdict", _signed(where, revision), where)
 
 
 def _documented(where: str, one: Any) -> Part:

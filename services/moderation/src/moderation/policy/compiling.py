@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from moderation.features import Value
     from moderation.policy.document import PolicyDocument, Rule, RuleTool
+    from moderation.policy.steps import Steps
 
 TOOLS: tuple[RuleTool, ...] = ("email", "telephony", "widget", "form")
 _WORDS = {"unknown_and": unknown_and, "unknown_or": unknown_or, "unknown_not": unknown_not, "__builtins__": {}}
@@ -70,7 +71,7 @@ class Compiled:
     heads_with_signals: frozenset[str]
 
 
-def compile_document(document: PolicyDocument) -> Compiled:
+def compiling(document: PolicyDocument) -> Steps[Compiled]:
     """Compile rules and signals for each tool; raise PlacedError for what is wrong in an expression."""
     banks_at = len(FEATURES)
     matched_at = banks_at + len(document.banks)
@@ -85,7 +86,11 @@ def compile_document(document: PolicyDocument) -> Compiled:
     for tool in TOOLS:
         nodes = _rule_nodes(document, tool, features, matched_at)
         asked |= {number: features_of(node) for number, node in nodes.items()}
-        stages[tool] = Stage(_rules_function(nodes), _signals_function(document, tool, features), nodes)
+        yield
+        rules = _rules_function(nodes)
+        yield
+        stages[tool] = Stage(rules, _signals_function(document, tool, features), nodes)
+        yield
     return Compiled(
         stages,
         tuple(features),

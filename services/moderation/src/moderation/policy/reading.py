@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, replace
 from functools import cache
 from hashlib import sha256
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -13,10 +15,11 @@ from pydantic import ValidationError
 
 from moderation.features import HEADS
 from moderation.lists import HashLists
-from moderation.matching import PatternBank, PatternError
-from moderation.policy.compiling import TOOLS, PlacedError, compile_document
+from moderation.matching import PatternBank, PatternError, remember
+from moderation.policy.compiling import TOOLS, PlacedError, compiling
 from moderation.policy.document import PolicyDocument
 from moderation.policy.errors import PolicyError
+from moderation.policy.steps import finished, in_slices
 from moderation.signatures import SignatureBank, SignatureError
 from moderation.sites import Sites
 
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from moderation.matching import Backend
     from moderation.policy.compiling import Compiled
     from moderation.policy.document import Rule, RuleTool
+    from moderation.policy.steps import Steps
 
 Place = tuple[str | int, ...]
 
@@ -80,7 +84,41 @@ def parse_policy(data: bytes, backend: Backend | None = None) -> Policy:
         document = PolicyDocument.model_validate(None if root is None else _Constructor("").construct_document(root))
     except ValidationError as error:
         raise PolicyError("; ".join(_complaints(root, error))) from None
-    return _compile(document, name_of(document, text), root, backend, text)
+    return policy_of(document, text, root, backend)
+
+
+def policy_of(
+    document: PolicyDocument, text: str, root: yaml.Node | None = None, backend: Backend | None = None
+) -> Policy:
+    """Compile a document; raise PolicyError with the place in its nodes, where they are given."""
+    try:
+        compiled = finished(compiling(document))
+        bank = PatternBank(list(_numbers(document)), backend)
+        signatures = _signatures(document)
+    except PlacedError as error:
+        raise _placed(root, error.place, f"{error}", error.column) from None
+    except PatternError as error:
+        raise _placed(root, next(islice(_numbers(document).values(), error.index, None)), str(error)) from None
+    except SignatureError as error:
+        raise _placed(root, ("signatures",), str(error)) from None
+    return _policy(document, text, compiled, bank, signatures)
+
+
+async def assembled(document: PolicyDocument, text: str) -> Policy:
+    """Return the policy of a document that was tried before, in slices between which the event loop turns."""
+    await in_slices(_remembering(document))
+    compiled = await in_slices(compiling(document))
+    # What is left here is to load the compiled patterns or, where they cannot be kept, to compile them without Python.
+    bank = await asyncio.to_thread(PatternBank, list(_numbers(document)))
+    signatures = _signatures(document)
+    await asyncio.sleep(0)
+    return _policy(document, text, compiled, bank, signatures)
+
+
+def _remembering(document: PolicyDocument) -> Steps[None]:
+    for pattern in _numbers(document):
+        remember(pattern)
+        yield
 
 
 def name_of(document: PolicyDocument, text: str) -> str:
@@ -149,30 +187,20 @@ def _position(mark: Any) -> str:
     return f"line {mark.line + 1}, column {mark.column + 1}"
 
 
-def _compile(
-    document: PolicyDocument, name: str, root: yaml.Node | None, backend: Backend | None, text: str = ""
+def _signatures(document: PolicyDocument) -> SignatureBank | None:
+    return SignatureBank(document.signatures) if document.signatures else None
+
+
+def _policy(
+    document: PolicyDocument, text: str, compiled: Compiled, bank: PatternBank, signatures: SignatureBank | None
 ) -> Policy:
-    numbers: dict[str, int] = {}
-    places: list[Place] = []
     uses: dict[str, dict[int, list[Any]]] = {"text": {}, "near": {}, "bank": {}}
-    for place, user, pattern, table in _patterns(document):
-        if pattern not in numbers:
-            numbers[pattern] = len(numbers)
-            places.append(place)
+    numbers = {pattern: number for number, pattern in enumerate(_numbers(document))}
+    for _place, user, pattern, table in _patterns(document):
         uses[table].setdefault(numbers[pattern], []).append(user)
-    try:
-        compiled = compile_document(document)
-        bank = PatternBank(list(numbers), backend)
-        signatures = SignatureBank(document.signatures) if document.signatures else None
-    except PlacedError as error:
-        raise _placed(root, error.place, f"{error}", error.column) from None
-    except PatternError as error:
-        raise _placed(root, places[error.index], str(error)) from None
-    except SignatureError as error:
-        raise _placed(root, ("signatures",), str(error)) from None
     rules = tuple((n, rule) for n, rule in enumerate(document.rules) if rule.status != "draft" and rule.match)
     return Policy(
-        name=name,
+        name=name_of(document, text),
         document=document,
         compiled=compiled,
         bank=bank,
@@ -209,6 +237,14 @@ def _placed(root: yaml.Node | None, place: Place, reason: str, column: int = 0) 
     field = ".".join(str(part) for part in place)
     beside = f" (character {column + 1})" if column else ""
     return PolicyError(f"{_locate(root, place)}: {field}{beside}: {reason}")
+
+
+def _numbers(document: PolicyDocument) -> dict[str, Place]:
+    """Return each pattern once, in the order of their numbers, with the first place where it stands."""
+    places: dict[str, Place] = {}
+    for place, _user, pattern, _table in _patterns(document):
+        places.setdefault(pattern, place)
+    return places
 
 
 def _patterns(document: PolicyDocument) -> Iterator[tuple[Place, Any, str, str]]:
