@@ -323,6 +323,44 @@ async def test_a_field_moved_to_another_row_is_not_disclosed(vault, rows, accoun
     assert kind(disclosed) == "integrity-failed"
 
 
+async def test_an_older_value_of_a_field_put_back_in_its_place_is_not_disclosed(vault, rows, account, caplog):
+    first, answer = await sealed(vault, account, name="Anna")
+    (old,) = await rows("SELECT * FROM subjects WHERE token = $1", answer.token)
+    item, again = await sealed(vault, account, name="Anne")
+    await rows("UPDATE subjects SET name = $2 WHERE token = $1", answer.token, old["name"])
+    asked = {"provider": "smtp.named", "fields": ("address", "name")}
+    (disclosed,) = await vault.disclose(delivery(item, again), **asked)
+    (unchanged,) = await vault.seal(new_item(account, name="Anne"))
+    assert [kind(disclosed), kind(unchanged)] == ["integrity-failed"] * 2
+    assert disclosed.fields is None
+    assert disclosed.message_key is None
+    assert await ledger(vault, item) == []
+    assert f"a field of {answer.token} does not open" in caplog.text
+    opened = await vault.open(opening(first, answer), opening(item, again))
+    assert [one.message_key for one in opened] == [first.message_key, item.message_key]
+
+
+async def test_a_person_that_two_batches_change_at_once_keeps_both_changes(new_copy, rows, account):
+    """Each writes the whole of an edition: what the other one wrote meanwhile is in it."""
+    copies = [await new_copy(), await new_copy()]
+    names = [f"p{number}@example.org" for number in range(20)]
+    (first, *_) = await copies[0].seal(*(new_item(account, name) for name in names))
+    for round_ in range(5):
+        await asyncio.gather(
+            copies[0].seal(*(new_item(account, name, language="de" if round_ % 2 else "fr") for name in names)),
+            copies[1].seal(*(new_item(account, name, name=f"Anna {round_}") for name in reversed(names))),
+        )
+    found = await rows("SELECT token FROM subjects WHERE account_id = $1", account)
+    assert len(found) == len(names)
+    item = new_item(account, names[0])
+    (answer,) = await copies[1].seal(item)
+    assert answer.token == first.token
+    (disclosed,) = await copies[1].disclose(delivery(item, answer), provider="smtp.named", fields=("address", "name"))
+    assert disclosed.fields == {"address": names[0], "name": "Anna 4"}
+    all_again = await copies[0].seal(*(new_item(account, name, name="Anna 4", language="fr") for name in names))
+    assert [one.problem for one in all_again] == [None] * len(names)
+
+
 async def test_a_disclosure_has_its_address_key_and_ledger_row(vault, account):
     item, answer = await sealed(vault, account, name="Anna")
     (disclosed,) = await vault.disclose(delivery(item, answer))

@@ -332,6 +332,35 @@ async def test_a_rectified_person_is_found_by_the_new_address_only_and_disclosed
     ] == [("rectification", "smtp.default")]
 
 
+@pytest.mark.parametrize("put_back", ["one field", "the fields", "the key"])
+async def test_what_was_rectified_does_not_come_back_by_hand(vault, account, put_back, caplog):
+    one = item(account, name="Ana", phone="+4930555000")
+    (answer,) = await vault.seal(one)
+    (fields,) = await vault.rows("SELECT * FROM subjects WHERE token = $1", answer.token)
+    (key,) = await vault.rows("SELECT wrapped FROM data_keys WHERE token = $1", answer.token)
+    person = {"account_id": account, "token": answer.token}
+    await vault.done("rectify:batch", {"person": person, "fields": {"name": "Anna", "phone": None}})
+    if put_back == "the key":
+        await vault.rows("UPDATE data_keys SET wrapped = $2 WHERE token = $1", answer.token, key["wrapped"])
+    elif put_back == "one field":
+        await vault.rows("UPDATE subjects SET name = $2 WHERE token = $1", answer.token, fields["name"])
+    else:
+        places = ("address", "name", "phone")
+        written = ", ".join(f"{place} = ${number}" for number, place in enumerate(places, 2))
+        await vault.rows(
+            f"UPDATE subjects SET {written} WHERE token = $1", answer.token, *(fields[place] for place in places)
+        )
+    asked = {"provider": "smtp.named", "fields": ("address", "name")}
+    (disclosed,) = await vault.disclose(delivery(one, answer), **asked)
+    assert kind(disclosed) == "integrity-failed"
+    found = await vault.export(**person)
+    assert {"Ana", "+4930555000"}.isdisjoint(found["fields"].values())
+    assert "name" in found["unreadable"]
+    assert f"a field of {answer.token} does not open" in caplog.text
+    (opened,) = await vault.open(opening(one, answer))
+    assert opened.message_key == one.message_key
+
+
 async def test_rectification_answers_each_item_and_half_does_nothing(vault, account):
     anna, bert, carl = await vault.seal(
         item(account), item(account, "bert@example.org"), item(account, None, phone="+4930555001")

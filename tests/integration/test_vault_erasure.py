@@ -226,14 +226,16 @@ async def test_a_replayed_erasure_erases_once(vault, account):
 
 
 async def test_an_epoch_ends_under_load_without_a_failed_call(vault, new_copy, account):
-    """Two copies, one of which does not know of the new epoch, seal and open while keys move."""
+    """Two copies, one of which does not know of the new epoch, seal and open while keys move and fields change."""
     other, done = await new_copy(), asyncio.Event()
     sealed = []
 
     async def work(copy, label):
         for number in itertools.count():
             items = [item(account, f"{label}{number}-{n}@example.org") for n in range(20)]
+            items += [item(account, f"regular{n}@example.org", name=f"{label} {number}") for n in range(20)]
             answers = await copy.seal(*items)
+            assert [one.problem for one in answers] == [None] * len(items)
             opened = await copy.open(*map(opening, items, answers))
             assert [one.message_key for one in opened] == [one.message_key for one in items]
             assert all(one.fields for one in await copy.disclose(*map(delivery, items, answers)))
@@ -391,6 +393,47 @@ async def test_old_rows_put_back_by_hand_after_the_epoch_do_not_open(stack, vaul
     assert [kind(one) for one in opened] == ["integrity-failed"] * 2
     disclosed = await vault.disclose(delivery(gone, answers[0]), delivery(stays, answers[1]))
     assert [kind(one) for one in disclosed] == ["integrity-failed"] * 2
+
+
+async def test_a_person_of_before_its_rectification_put_back_whole_does_not_open_after_the_epoch(stack, vault, account):
+    """Field row and key row together are consistent: the end of the epoch is what ends them."""
+    one = item(account, name="Ana")
+    (answer,) = await vault.seal(one)
+    superuser = await asyncpg.connect(stack.dsn("vault", "postgres"))
+    try:
+        old = await superuser.fetchrow("SELECT name, address FROM subjects WHERE token = $1", answer.token)
+        old_key = await superuser.fetchval("SELECT wrapped FROM data_keys WHERE token = $1", answer.token)
+        await vault.seal(item(account, name="Anna"))
+        await end_epoch(vault.pool, vault.keyring)
+        again = (answer.token, old["name"], old["address"])
+        await superuser.execute("UPDATE subjects SET name = $2, address = $3 WHERE token = $1", *again)
+        (disclosed,) = await vault.disclose(delivery(one, answer))
+        await superuser.execute("UPDATE data_keys SET wrapped = $2 WHERE token = $1", answer.token, old_key)
+        (with_key,) = await vault.disclose(delivery(one, answer))
+    finally:
+        await superuser.close()
+    assert [kind(disclosed), kind(with_key)] == ["integrity-failed"] * 2
+    assert kind((await vault.open(opening(one, answer)))[0]) == "integrity-failed"
+
+
+async def test_an_erased_person_put_back_by_hand_is_not_taken_into_the_next_epoch(stack, vault, account, caplog):
+    gone, stays = item(account, "gone@example.org"), item(account, "stays@example.org")
+    answers = await vault.seal(gone, stays)
+    token = answers[0].token
+    superuser = await asyncpg.connect(stack.dsn("vault", "postgres"))
+    try:
+        await superuser.execute("CREATE TEMP TABLE old_subjects AS SELECT * FROM subjects WHERE token = $1", token)
+        await superuser.execute("CREATE TEMP TABLE old_keys AS SELECT * FROM data_keys WHERE token = $1", token)
+        await vault.erase(PersonItem(account, token=token))
+        await superuser.execute("INSERT INTO subjects SELECT * FROM old_subjects")
+        await superuser.execute("INSERT INTO data_keys SELECT * FROM old_keys")
+    finally:
+        await superuser.close()
+    await end_epoch(vault.pool, vault.keyring)
+    opened = await vault.open(opening(gone, answers[0]), opening(stays, answers[1]))
+    assert [kind(opened[0]), opened[1].message_key] == ["erased", stays.message_key]
+    assert kind((await vault.disclose(delivery(gone, answers[0])))[0]) == "integrity-failed"
+    assert f"the key of {token}, who is erased, was put back by hand" in caplog.text
 
 
 async def test_a_backup_of_the_same_epoch_is_served_only_after_the_erasures_are_repeated(

@@ -104,6 +104,36 @@ def test_a_data_key_moves_to_a_new_epoch_and_the_old_wrapping_dies_with_its_key(
         owner.subject("rt_anna", 1, old)
 
 
+def test_a_new_edition_opens_no_older_field_and_every_older_capsule():
+    owner = account()
+    keys, wrapped = owner.new_subject("rt_anna")
+    field, capsule = keys.seal_field("name", "Anna"), keys.wrap_message_key("m-1", bytes(32))
+    renewed, rewrapped = owner.new_edition("rt_anna", 1, wrapped)
+    for later in (renewed, owner.subject("rt_anna", 1, rewrapped)):
+        with pytest.raises(BlobError):
+            later.open_field("name", field)
+        assert later.unwrap_message_key("m-1", capsule) == bytes(32)
+    new_field = renewed.seal_field("name", "Anne")
+    with pytest.raises(BlobError):
+        owner.subject("rt_anna", 1, wrapped).open_field("name", new_field)
+    owner.add(SECOND, new_account_key(SECOND, "account-a"))
+    moved = owner.rewrap("rt_anna", 1, rewrapped)
+    assert owner.subject("rt_anna", 2, moved).open_field("name", new_field) == "Anne"
+
+
+def test_a_data_key_of_before_there_were_editions_opens_and_gets_one():
+    owner = account()
+    place, data_key = named("account-a") + named("rt_anna"), os.urandom(32)
+    old = encrypt(owner._ciphers[1], 1, data_key, named("data-key") + place)
+    fields = AESGCM(expand(data_key, b"waystation/vault/fields"))
+    field = encrypt(fields, 1, b"Anna", place + named("field", "name"))
+    assert owner.subject("rt_anna", 1, old).open_field("name", field) == "Anna"
+    _, renewed = owner.new_edition("rt_anna", 1, old)
+    assert len(renewed) == len(old) + 16
+    with pytest.raises(BlobError):
+        owner.subject("rt_anna", 1, renewed).open_field("name", field)
+
+
 def test_fields_swapped_within_a_subject_do_not_open():
     keys, _ = account().new_subject("rt_anna")
     blob = keys.seal_field("name", "Anna")

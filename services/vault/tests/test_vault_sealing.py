@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import os
 
+import pytest
+
 from common.contracts.vault import SealItem
 from vault.domain import FIELDS, Refusal
 from vault.formats import read_person
 from vault.keys.accounts import AccountKeys, new_account_key, new_account_secrets
+from vault.keys.blobs import BlobError
 from vault.keys.epochs import WrappingKey
 from vault.sealing import changed_fields, merge_persons, new_person
 from vault.store import IdentityKey, StoredSubject
@@ -37,8 +40,10 @@ def changes(keys, subject, *items: SealItem):
     return changed_fields(ACCOUNT, keys, subject, given)
 
 
-def field(change, name):
-    return change.fields[FIELDS.index(name)]
+def opened(change):
+    keys = ACCOUNT.subject(change.token, change.epoch, change.wrapped)
+    blobs = zip(FIELDS, change.fields, strict=True)
+    return {name: keys.open_field(name, blob) for name, blob in blobs if blob is not None}
 
 
 def test_items_for_one_address_are_one_person():
@@ -56,6 +61,7 @@ def test_the_day_of_use_is_written_once_a_day():
     change = changes(keys, subject, item("a@example.org"))
     assert change.token == subject.token
     assert not any(change.fields)
+    assert change.wrapped is None
 
 
 def test_a_name_that_is_not_given_leaves_the_stored_one():
@@ -67,13 +73,29 @@ def test_a_new_name_and_a_new_spelling_are_stored():
     keys, subject = stored(merged(item("a@example.org", name="Anna")))
     change = changes(keys, subject, item("A@example.org", name="Anne"))
     assert change.token == subject.token
-    assert keys.open_field("address", field(change, "address")) == "A@example.org"
-    assert keys.open_field("name", field(change, "name")) == "Anne"
+    assert opened(change) == {"address": "A@example.org", "name": "Anne"}
+
+
+def test_a_change_seals_every_field_anew_so_that_older_values_do_not_open():
+    keys, subject = stored(merged(item("a@example.org", name="Anna", language="de")))
+    change = changes(keys, subject, item("a@example.org", name="Anne"))
+    assert opened(change) == {"address": "a@example.org", "name": "Anne", "language": "de"}
+    later = ACCOUNT.subject(change.token, change.epoch, change.wrapped)
+    for name, blob in zip(FIELDS, subject.fields, strict=True):
+        if blob is not None:
+            with pytest.raises(BlobError):
+                later.open_field(name, blob)
+
+
+def test_a_change_of_a_person_with_a_broken_field_is_refused():
+    keys, subject = stored(merged(item("a@example.org", name="Anna", language="de")))
+    broken = subject._replace(fields=tuple(blob and blob[:-1] + b"x" for blob in subject.fields))
+    with pytest.raises(BlobError):
+        changes(keys, broken, item("a@example.org", name="Anne"))
 
 
 def test_a_first_phone_is_stored_beside_the_address_and_can_be_looked_up():
     keys, subject = stored(merged(item("a@example.org")))
     change = changes(keys, subject, item("a@example.org", phone="+49 30 123456"))
-    assert field(change, "address") is None
-    assert keys.open_field("phone", field(change, "phone")) == "+4930123456"
+    assert opened(change) == {"address": "a@example.org", "phone": "+4930123456"}
     assert change.phone_index == ACCOUNT.index_of("recipient", "phone", "+4930123456")

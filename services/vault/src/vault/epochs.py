@@ -130,13 +130,17 @@ async def _move_all(pool: Pool, keyring: Keyring, old: int) -> None:
             accounts = await keyring.of(
                 connection, {(row.account_id, epoch) for row in rows for epoch in (old, keyring.epoch)}
             )
+            erased = await store.erased_tokens(connection, [row.token for row in rows])
             moved: list[tuple[str, str, bytes]] = []
             for row in rows:
+                if row.token in erased:
+                    log.error("the key of %s, who is erased, was put back by hand: it is dropped", row.token)
+                    continue
                 try:
                     wrapped = accounts[row.account_id].rewrap(row.token, old, row.wrapped)
                 except (BlobError, KeyError):  # a row changed by hand opens nothing; carried on as it is
                     report_broken(row.token, "the data key")
                     wrapped = row.wrapped
                 moved.append((row.token, row.account_id, wrapped))
-            await store.move_keys(connection, moved, old, keyring.epoch)
+            await store.move_keys(connection, moved, old, keyring.epoch, dropped=sorted(erased))
         after = rows[-1].token

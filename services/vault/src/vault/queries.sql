@@ -78,12 +78,16 @@ WITH wanted AS (
 SELECT token FROM created;
 
 -- name: update_fields
--- New values of stored fields, and that the person was used today; a field that is not given stays.
+-- That persons were used today; of those with a data key all fields are given anew, in the edition that it opens.
 WITH given AS (
     SELECT * FROM unnest(
         string_to_array($1, chr(31)), $2::bytea[], $3::bytea[], $4::bytea[], $5::bytea[], $6::bytea[], $7::bytea[],
-        $8::bytea[]
-    ) AS g (token, phone_index, address, name, phone, postal_address, language, time_zone)
+        $8::bytea[], string_to_array($9, chr(31))::int[], $10::bytea[]
+    ) AS g (token, phone_index, address, name, phone, postal_address, language, time_zone, epoch, wrapped)
+), rekeyed AS (
+    UPDATE data_keys k SET wrapped = g.wrapped FROM given g
+    WHERE k.token = g.token AND k.epoch = g.epoch AND g.wrapped IS NOT NULL
+        AND k.token = ANY (string_to_array($1, chr(31)))
 ), locked AS (
     SELECT token FROM subjects WHERE token = ANY (string_to_array($1, chr(31))) ORDER BY token FOR UPDATE
 )
@@ -454,11 +458,11 @@ WHERE k.epoch = $1 AND k.token > $2
 ORDER BY k.token LIMIT $3;
 
 -- name: lock_moves
--- Keeps erasures out until the transaction ends: one that ran beside a move would miss the row in its new partition.
+-- Keeps out who holds keys until the transaction ends: what ran beside a move would miss a row in its new partition.
 SELECT pg_advisory_xact_lock(5501);
 
--- name: lock_erasures
--- Keeps moves out until the transaction ends, and other erasures not.
+-- name: hold_keys
+-- Keeps moves out until the transaction ends, and others that hold keys not.
 SELECT pg_advisory_xact_lock_shared(5501);
 
 -- name: lock_epochs
@@ -470,9 +474,10 @@ SELECT pg_try_advisory_lock(5502);
 SELECT pg_advisory_unlock(5502);
 
 -- name: move_keys
--- Data keys into the partition of another epoch.
+-- Data keys into the partition of another epoch; some are not taken along.
 WITH moved AS (
-    DELETE FROM data_keys WHERE epoch = $4 AND token = ANY (string_to_array($1, chr(31)))
+    DELETE FROM data_keys
+    WHERE epoch = $4 AND token = ANY (string_to_array($1, chr(31)) || string_to_array($6, chr(31)))
 )
 INSERT INTO data_keys (token, account_id, wrapped, epoch)
 SELECT token, account_id, wrapped, $5

@@ -47,7 +47,8 @@ async def seal(call: SealCall, access: Access, pool: Pool, keyring: Keyring) -> 
         accounts = {account_id: found.get(account_id) for account_id in account_ids}
         ended = await ended_accounts(pool, account_ids - found.keys())
         try:
-            return await _seal(call.items, _refuse_ended(call.items, read, ended), access, pool, accounts)
+            allowed = _refuse_ended(call.items, read, ended)
+            return await _seal(call.items, allowed, access, pool, keyring, accounts=accounts)
         except asyncpg.CheckViolationError:  # another process has ended the epoch whose key this one still had
             keyring.forget(())
     raise RetryableError("the epoch changed twice while a batch was sealed")
@@ -72,17 +73,20 @@ async def _seal(
     read: Sequence[Given | Refusal],
     access: Access,
     pool: Pool,
+    keyring: Keyring,
+    *,
     accounts: Mapping[str, AccountKeys | None],
 ) -> list[SealAnswer]:
     places = [_place(item, given, accounts) for item, given in zip(items, read, strict=True)]
     given = merge_persons(read, places)
     async with scoped(pool, accounts) as connection:
-        known = await store.find_subjects(connection, list(given)) if given else {}
-        persons, changes = open_known(known, given, accounts)
+        persons, changes = await _find(connection, list(given), given, keyring)
+        if any(change.wrapped is not None for change in changes):
+            persons, changes = await _hold(connection, persons, changes, given, keyring)
         if changes:
             await store.update_fields(connection, changes)
         if len(persons) < len(given):
-            persons |= await _create(connection, given, persons, accounts)
+            persons |= await _create(connection, given, persons, keyring, accounts)
         answers = [_answer(item, place, persons) for item, place in zip(items, places, strict=True)]
         answered = sum(answer.problem is None for answer in answers)
         await store.log_access(connection, access, answered=answered)
@@ -109,17 +113,47 @@ def merge_persons(read: Sequence[Given | Refusal], places: Sequence[IdentityKey 
     return given
 
 
+async def _find(
+    connection: Connection,
+    places: Sequence[IdentityKey],
+    given: Mapping[IdentityKey, Given],
+    keyring: Keyring,
+) -> tuple[Persons, list[ChangedFields]]:
+    """Return the persons that exist at some places, and what the call changes of them."""
+    known = await store.find_subjects(connection, places) if places else {}
+    needed = {(place.account_id, subject.epoch) for place, subject in known.items()}
+    return open_known(known, given, await keyring.of(connection, needed))
+
+
+async def _hold(
+    connection: Connection,
+    persons: Persons,
+    changes: Sequence[ChangedFields],
+    given: Mapping[IdentityKey, Given],
+    keyring: Keyring,
+) -> tuple[Persons, list[ChangedFields]]:
+    """Look again at those who change, now that nobody else can change them: an edition is written whole."""
+    tokens = [change.token for change in changes]
+    await store.hold_persons(connection, tokens)
+    seen = set(tokens)
+    places = [place for place, person in persons.items() if person.token in seen]
+    again, changes = await _find(connection, places, given, keyring)
+    return {place: one for place, one in persons.items() if one.token not in seen} | again, list(changes)
+
+
 def open_known(
     known: Mapping[IdentityKey, StoredSubject],
     given: Mapping[IdentityKey, Given],
-    accounts: Mapping[str, AccountKeys | None],
+    accounts: Mapping[str, AccountKeys],
 ) -> tuple[Persons, list[ChangedFields]]:
-    """Return the persons that exist, and the fields of which the call gives another value."""
+    """Return the persons that exist, and those of whom the call gives another value."""
     persons: Persons = {}
     changes: list[ChangedFields] = []
     for place, subject in known.items():
-        account = accounts[place.account_id]
-        assert account is not None
+        account = accounts.get(place.account_id)
+        if account is None:
+            persons[place] = Person(subject.token, None)
+            continue
         try:
             keys = account.subject(subject.token, subject.epoch, subject.wrapped)
             if changed := changed_fields(account, keys, subject, given[place]):
@@ -135,22 +169,28 @@ def open_known(
 def changed_fields(
     account: AccountKeys, keys: SubjectKeys, stored: StoredSubject, given: Given
 ) -> ChangedFields | None:
-    """Return the person's new sealed values, if any differ from what is stored or it was not used today."""
-    blobs: dict[str, bytes] = {}
-    for name, value in given.fields.items():
-        blob = stored.fields[FIELD_PLACES[name]]
-        if blob is None or keys.open_field(name, blob) != value:
-            blobs[name] = keys.seal_field(name, value)
-    if not blobs and not stored.is_stale:
-        return None
-    phone_index = account.index_of(given.kind, "phone", given.fields["phone"]) if "phone" in blobs else None
-    return ChangedFields(stored.token, phone_index, tuple(map(blobs.get, FIELDS)))
+    """Return the person in a new edition, if a value differs from what is stored; or that it was not used today."""
+    changed = {name for name, value in given.fields.items() if _opened(keys, stored, name) != value}
+    if not changed:
+        unchanged = ChangedFields(stored.token, None, (None,) * len(FIELDS), stored.epoch, None)
+        return unchanged if stored.is_stale else None
+    values = {name: _opened(keys, stored, name) for name in FIELDS} | given.fields
+    renewed, wrapped = account.new_edition(stored.token, stored.epoch, stored.wrapped)
+    blobs = tuple(None if value is None else renewed.seal_field(name, value) for name, value in values.items())
+    phone_index = account.index_of(given.kind, "phone", given.fields["phone"]) if "phone" in changed else None
+    return ChangedFields(stored.token, phone_index, blobs, stored.epoch, wrapped)
+
+
+def _opened(keys: SubjectKeys, stored: StoredSubject, name: str) -> str | None:
+    blob = stored.fields[FIELD_PLACES[name]]
+    return None if blob is None else keys.open_field(name, blob)
 
 
 async def _create(
     connection: Connection,
     given: Mapping[IdentityKey, Given],
     known: Persons,
+    keyring: Keyring,
     accounts: Mapping[str, AccountKeys | None],
 ) -> Persons:
     """Create the persons that are not known; take those that somebody else created meanwhile as they are."""
@@ -164,7 +204,7 @@ async def _create(
     created = await store.create_subjects(connection, rows)
     lost = [place for place, person in persons.items() if person.token not in created]
     if lost:
-        theirs, _ = open_known(await store.find_subjects(connection, lost), given, accounts)
+        theirs, _ = await _find(connection, lost, given, keyring)
         if theirs.keys() != set(lost):
             raise RetryableError("a person was created and removed while it was sealed for")
         persons |= theirs

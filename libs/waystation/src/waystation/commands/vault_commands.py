@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -70,6 +70,16 @@ def export_log(
     Output(as_json).show({"entries": written, "file": str(file)}, lambda: f"{written} entries in {file}")
 
 
+def whole_scope(client: ServiceClient, asked: dict[str, str]) -> dict[str, Any]:
+    """Return the scope of a breach with the persons of all its pages."""
+    answer: dict[str, Any] = client.get("vault", "/v1/breach-scope", asked)
+    while answer["next"] is not None:
+        page = client.get("vault", "/v1/breach-scope", {**asked, "after": answer["next"]})
+        answer["items"] += page["items"]
+        answer["next"] = page["next"]
+    return answer
+
+
 @app.command("breach-scope")
 def breach_scope(
     provider: Annotated[str, typer.Option("--provider", help="The provider, as the register names it.")],
@@ -79,11 +89,13 @@ def breach_scope(
     as_json: JsonFlag = False,
 ) -> None:
     """Say which fields of whom a provider received between two times, with the number of disclosures."""
-    asked = {"provider": provider, "since": since, "until": until}
+    output, asked = Output(as_json), {"provider": provider, "since": since, "until": until}
     with ServiceClient(Stack.open(home)) as client:
-        answer = client.get("vault", "/v1/breach-scope", asked)
+        answer = whole_scope(client, asked)
+    fields = ", ".join(answer["fields"]) or "no field"
+    output.say(f"{provider} received {fields} of {answer['persons']} persons in {answer['disclosures']} disclosures")
     rows = [
         (one["account_id"], one["recipient_token"], ", ".join(one["fields"]), one["disclosures"])
         for one in answer["items"]
     ]
-    Output(as_json).show(answer, lambda: table(("account", "person", "fields", "disclosures"), rows))
+    output.show(answer, lambda: table(("account", "person", "fields", "disclosures"), rows) if rows else "nobody")

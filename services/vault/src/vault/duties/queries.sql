@@ -142,21 +142,22 @@ ORDER BY s.token LIMIT $3
 FOR UPDATE OF s;
 
 -- name: rectify
--- New values of persons: a column is replaced where its bit is set, a NULL removes the value.
+-- The fields of persons in a new edition, and the data keys that open it; a NULL removes a value.
 WITH given AS (
     SELECT * FROM unnest(
-        $1::text[], $2::smallint[], $3::bytea[], $4::bytea[], $5::smallint[], $6::bytea[], $7::bytea[], $8::bytea[],
-        $9::bytea[], $10::bytea[], $11::bytea[]
-    ) AS g (token, bits, identity_index, phone_index, flags, address, name, phone, postal_address, language, time_zone)
+        $1::text[], $2::bytea[], $3::bytea[], $4::smallint[], $5::int[], $6::bytea[], $7::bytea[], $8::bytea[],
+        $9::bytea[], $10::bytea[], $11::bytea[], $12::bytea[]
+    ) AS g (
+        token, identity_index, phone_index, flags, epoch, wrapped, address, name, phone, postal_address, language,
+        time_zone
+    )
+), rekeyed AS (
+    UPDATE data_keys k SET wrapped = g.wrapped FROM given g
+    WHERE k.token = g.token AND k.epoch = g.epoch AND k.token = ANY ($1::text[])
 )
 UPDATE subjects s
-SET identity_index = g.identity_index, phone_index = g.phone_index, flags = s.flags | g.flags,
-    address = CASE WHEN g.bits & 1 <> 0 THEN g.address ELSE s.address END,
-    name = CASE WHEN g.bits & 2 <> 0 THEN g.name ELSE s.name END,
-    phone = CASE WHEN g.bits & 4 <> 0 THEN g.phone ELSE s.phone END,
-    postal_address = CASE WHEN g.bits & 8 <> 0 THEN g.postal_address ELSE s.postal_address END,
-    language = CASE WHEN g.bits & 16 <> 0 THEN g.language ELSE s.language END,
-    time_zone = CASE WHEN g.bits & 32 <> 0 THEN g.time_zone ELSE s.time_zone END
+SET identity_index = g.identity_index, phone_index = g.phone_index, flags = s.flags | g.flags, address = g.address,
+    name = g.name, phone = g.phone, postal_address = g.postal_address, language = g.language, time_zone = g.time_zone
 FROM given g
 WHERE s.token = g.token AND s.token = ANY ($1::text[]);
 

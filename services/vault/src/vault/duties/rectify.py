@@ -9,7 +9,7 @@ import asyncpg
 from common.contracts.vault_people import Rectified, RectifyCall
 from common.kafka.consumer import RetryableError
 from vault import store
-from vault.domain import ERASED, FIELD_BITS, FIELDS, FLAG_OF_TOOL, INTEGRITY_FAILED, UNKNOWN_RECIPIENT, Refusal
+from vault.domain import ERASED, FIELDS, FLAG_OF_TOOL, INTEGRITY_FAILED, UNKNOWN_RECIPIENT, Refusal
 from vault.duties import rows
 from vault.duties.export import open_fields
 from vault.duties.rows import RectifiedRow
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from vault.duties.rows import PersonRow
     from vault.keyring import Keyring
     from vault.keys.accounts import AccountKeys
+    from vault.store import WrappedKey
 
 ADDRESS_TAKEN = Refusal(
     409, "address-taken", "another person of this account and kind has this address: erase one of the two first"
@@ -60,7 +61,7 @@ async def _rectify(
 ) -> list[Rectified]:
     async with scoped(pool, {item.person.account_id for item in call.items}) as connection:
         tokens = sorted({token for some in found for token in some})
-        await store.lock_persons(connection, tokens)
+        await store.hold_persons(connection, tokens)
         persons = await rows.persons(connection, tokens)
         gone = await store.erased_tokens(connection, [token for token in tokens if token not in persons])
         keys = {(one.account_id, one.key.epoch) for one in persons.values() if one.key is not None}
@@ -97,20 +98,14 @@ def _change(
     after = {name: value for name, value in {**opened, **formed}.items() if value is not None}
     if "address" not in after and "phone" not in after:
         return _NEEDED
-    return _new_row(person, opened, after, formed, accounts[person.account_id])
+    return _new_row(person, person.key, opened, after, accounts[person.account_id])
 
 
 def _new_row(
-    person: PersonRow,
-    before: Mapping[str, str],
-    after: Mapping[str, str],
-    formed: Mapping[str, str | None],
-    account: AccountKeys,
+    person: PersonRow, key: WrappedKey, before: Mapping[str, str], after: Mapping[str, str], account: AccountKeys
 ) -> _Change:
-    assert person.key is not None
-    keys = account.subject(person.token, person.key.epoch, person.key.wrapped)
-    blobs = {name: keys.seal_field(name, value) for name, value in formed.items() if value is not None}
-    bits = sum(FIELD_BITS[name] for name in formed)
+    keys, wrapped = account.new_edition(person.token, key.epoch, key.wrapped)
+    blobs = {name: keys.seal_field(name, value) for name, value in after.items()}
     found_by = "address" if "address" in after else "phone"
     normal = normal_address(after["address"]) if found_by == "address" else after["phone"]
     phone_index = account.index_of(person.kind, "phone", after["phone"]) if "phone" in after else None
@@ -121,10 +116,11 @@ def _new_row(
     ]
     row = RectifiedRow(
         person.token,
-        bits,
         account.index_of(person.kind, found_by, normal),
         phone_index,
         person.flags,
+        key.epoch,
+        wrapped,
         tuple(map(blobs.get, FIELDS)),
     )
     return _Change(person.account_id, row, carried)

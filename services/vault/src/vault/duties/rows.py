@@ -31,13 +31,14 @@ class PersonRow(NamedTuple):
 
 
 class RectifiedRow(NamedTuple):
-    """New sealed values of a person; `bits` names the columns to replace, `flags` are added."""
+    """A person's fields, all sealed anew, and the wrapped data key that opens them; `flags` are added."""
 
     token: str
-    bits: int
     identity_index: bytes
     phone_index: bytes | None
     flags: int
+    epoch: int
+    wrapped: bytes
     fields: Blobs
 
 
@@ -130,8 +131,8 @@ async def lock_due(connection: Connection, account_id: str | None, after: str, l
 
 
 async def rectify(connection: Connection, changes: Sequence[RectifiedRow]) -> None:
-    """Replace values of locked persons."""
-    columns = [list(column) for column in zip(*(change[:5] for change in changes), strict=True)]
+    """Replace fields and data keys of persons that are held."""
+    columns = [list(column) for column in zip(*(change[:-1] for change in changes), strict=True)]
     fields = [list(column) for column in zip(*(change.fields for change in changes), strict=True)]
     await connection.execute(SQL["rectify"], *columns, *fields)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from vault.keys.epochs import WrappingKey
 
 BLIND_INDEX_BYTES = 16
+_EDITION_BYTES = 16
 _ACCOUNT_KEY, _INDEX_SECRET, _SUPPRESSION_SECRET = "account-key", "index-secret", "suppression-secret"
 _DATA_KEY = named("data-key")
 
@@ -83,10 +85,11 @@ class AccountKeys:
 
     def new_subject(self, token: str) -> tuple[SubjectKeys, bytes]:
         """Return the keys of a new person, and its data key wrapped under the newest epoch."""
-        data_key = new_secret()
-        place = self._place + named(token)
-        wrapped = encrypt(self._ciphers[self.epoch], self.epoch, data_key, _DATA_KEY + place)
-        return SubjectKeys(place, data_key), wrapped
+        return self._in_new_edition(token, self.epoch, new_secret())
+
+    def new_edition(self, token: str, epoch: int, wrapped: bytes) -> tuple[SubjectKeys, bytes]:
+        """Return a stored person's keys for fields that are all sealed anew, and its data key wrapped for them."""
+        return self._in_new_edition(token, epoch, self.subject(token, epoch, wrapped).data_key)
 
     def subject(self, token: str, epoch: int, wrapped: bytes) -> SubjectKeys:
         """Return the keys of a stored person, or raise BlobError when the row is not this account's or person's."""
@@ -103,3 +106,8 @@ class AccountKeys:
         if cipher is None:
             raise BlobError("the key of its epoch is gone")
         return encrypt(self._ciphers[self.epoch], self.epoch, decrypt(cipher, wrapped, place), place)
+
+    def _in_new_edition(self, token: str, epoch: int, data_key: bytes) -> tuple[SubjectKeys, bytes]:
+        place = self._place + named(token)
+        secret = data_key + os.urandom(_EDITION_BYTES)
+        return SubjectKeys(place, secret), encrypt(self._ciphers[epoch], epoch, secret, _DATA_KEY + place)

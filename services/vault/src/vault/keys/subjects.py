@@ -1,4 +1,8 @@
-"""A person's keys: one for its fields, one for the keys of its messages, both from its data key (HKDF, RFC 5869)."""
+"""A person's keys: one for its fields, one for the keys of its messages, both from its data key (HKDF, RFC 5869).
+
+The key of the fields is also derived from their edition, 128 random bits that are wrapped with the data key and drawn
+anew whenever a field changes: an older value does not open in the place where it once stood.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +20,13 @@ _FIELDS, _CONTENT = b"waystation/vault/fields", b"waystation/vault/content"
 class SubjectKeys:
     """Seals and opens for one person; lives for one item of one call."""
 
-    __slots__ = ("_data_key", "_fields", "_place")
+    __slots__ = ("_edition", "_fields", "_place", "data_key")
 
-    def __init__(self, place: bytes, data_key: bytes) -> None:
+    def __init__(self, place: bytes, secret: bytes) -> None:
+        """Take a data key with the edition of the fields behind it; one of before there were editions has none."""
         self._place = place
-        self._data_key = data_key
+        self.data_key = secret[:KEY_BYTES]
+        self._edition = secret[KEY_BYTES:]
         self._fields: AESGCM | None = None
 
     def seal_field(self, field: str, value: str) -> bytes:
@@ -34,17 +40,17 @@ class SubjectKeys:
 
     def wrap_message_key(self, message_id: str, key: bytes) -> bytes:
         """Return the capsule: a message's key that only this person's key opens."""
-        cipher = AESGCM(expand(self._data_key, _CONTENT))
+        cipher = AESGCM(expand(self.data_key, _CONTENT))
         return encrypt(cipher, GENERATION, key, self._place + _CAPSULE + named(message_id))
 
     def unwrap_message_key(self, message_id: str, capsule: bytes) -> bytes:
         """Return the message's key, or raise BlobError."""
-        cipher = AESGCM(expand(self._data_key, _CONTENT))
+        cipher = AESGCM(expand(self.data_key, _CONTENT))
         key = decrypt(cipher, capsule, self._place + _CAPSULE + named(message_id))
         if len(key) != KEY_BYTES:
             raise BlobError("the capsule holds no message key")
         return key
 
     def _for_fields(self) -> AESGCM:
-        self._fields = AESGCM(expand(self._data_key, _FIELDS))
+        self._fields = AESGCM(expand(self.data_key, _FIELDS + self._edition))
         return self._fields

@@ -31,7 +31,15 @@ from vault.store.epochs import (
     move_keys,
     unlock_epochs,
 )
-from vault.store.erasures import Erasure, erase_persons, erased_tokens, erasure, erasure_count, lock_persons
+from vault.store.erasures import (
+    Erasure,
+    erase_persons,
+    erased_tokens,
+    erasure,
+    erasure_count,
+    hold_persons,
+    lock_persons,
+)
 from vault.store.ledger import (
     LEDGER_ROWS_MAX,
     Disclosable,
@@ -117,6 +125,7 @@ __all__ = [
     "find_tokens",
     "flag_persons",
     "has_accounts",
+    "hold_persons",
     "insert_unauthorised",
     "instructions",
     "keys_of_epoch",

@@ -59,11 +59,17 @@ async def keys_of_epoch(connection: Connection, epoch: int, after: str, limit: i
 
 
 async def move_keys(
-    connection: Connection, keys: Sequence[tuple[str, str, bytes]], old_epoch: int, new_epoch: int
+    connection: Connection,
+    keys: Sequence[tuple[str, str, bytes]],
+    old_epoch: int,
+    new_epoch: int,
+    *,
+    dropped: Sequence[str] = (),
 ) -> None:
-    """Put data keys (token, account, wrapped) into the partition of another epoch."""
-    tokens, accounts, wrapped = zip(*keys, strict=True)
-    await connection.execute(SQL["move_keys"], joined(tokens), joined(accounts), list(wrapped), old_epoch, new_epoch)
+    """Put data keys (token, account, wrapped) into the partition of another epoch; drop others, by token."""
+    tokens, accounts, wrapped = zip(*keys, strict=True) if keys else ((), (), ())
+    columns = (joined(tokens), joined(accounts), list(wrapped))
+    await connection.execute(SQL["move_keys"], *columns, old_epoch, new_epoch, joined(dropped))
 
 
 async def lock_epochs(connection: Connection) -> bool:

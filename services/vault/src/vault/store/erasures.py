@@ -35,9 +35,15 @@ async def lock_persons(connection: Connection, tokens: Sequence[str]) -> Mapping
     return {row[0]: row[1] for row in rows}
 
 
+async def hold_persons(connection: Connection, tokens: Sequence[str]) -> None:
+    """Hold persons and the rows of their data keys until the transaction ends."""
+    await lock_persons(connection, tokens)
+    await connection.execute(SQL["hold_keys"])
+
+
 async def erase_persons(connection: Connection, erasures: Sequence[Erasure]) -> set[str]:
     """Erase persons, record it, make tasks for their providers; return the tokens that were not recorded before."""
-    await connection.execute(SQL["lock_erasures"])
+    await connection.execute(SQL["hold_keys"])
     columns = (
         joined([one.token for one in erasures]),
         joined([one.account_id for one in erasures]),

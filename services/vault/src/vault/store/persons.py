@@ -46,11 +46,13 @@ class NewSubject(NamedTuple):
 
 
 class ChangedFields(NamedTuple):
-    """New sealed values of a person; None leaves the stored one."""
+    """A person that was used; all its fields sealed anew with the wrapped data key that opens them, or none."""
 
     token: str
     phone_index: bytes | None
     fields: Blobs
+    epoch: int
+    wrapped: bytes | None
 
 
 class PersonState(NamedTuple):
@@ -87,10 +89,15 @@ async def create_subjects(connection: Connection, subjects: Sequence[NewSubject]
 
 
 async def update_fields(connection: Connection, changes: Sequence[ChangedFields]) -> None:
-    """Replace stored fields."""
-    tokens, phones = [one.token for one in changes], [one.phone_index for one in changes]
-    fields = field_columns([one.fields for one in changes])
-    await connection.execute(SQL["update_fields"], joined(tokens), sparse(phones), *fields)
+    """Replace stored fields and data keys."""
+    columns = (
+        joined([one.token for one in changes]),
+        sparse([one.phone_index for one in changes]),
+        *field_columns([one.fields for one in changes]),
+        joined([str(one.epoch) for one in changes]),
+        sparse([one.wrapped for one in changes]),
+    )
+    await connection.execute(SQL["update_fields"], *columns)
 
 
 async def wrapped_keys(connection: Connection, tokens: Iterable[str]) -> Mapping[str, WrappedKey]:
