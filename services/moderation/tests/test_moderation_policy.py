@@ -68,6 +68,10 @@ def test_an_error_names_line_and_column(old, new, said):
     assert said in complaint(GOOD.replace(old, new))
 
 
+def test_a_mistake_in_the_only_rule_is_told_once():
+    assert complaint(GOOD.replace("    owner: tests\n", "")) == "line 5, column 5: rules.0.owner: Field required"
+
+
 def test_a_rule_looks_for_exactly_one_kind_of_thing():
     assert "exactly one of" in complaint(
         GOOD.replace("      patterns:", "      attachments: {any: [eicar]}\n      patterns:")

@@ -162,9 +162,17 @@ def _refuse_repeated_keys(node: yaml.Node) -> None:
 
 
 def _complaints(root: yaml.Node | None, error: ValidationError) -> Iterator[str]:
-    for detail in error.errors(include_input=False, include_context=False, include_url=False):
+    details = error.errors(include_input=False, include_context=False, include_url=False)
+    for detail in details:
+        # What is wrong inside a list leaves it without that item; that it is then too short says nothing more.
+        if detail["type"] == "too_short" and any(_is_inside(other["loc"], detail["loc"]) for other in details):
+            continue
         field = ".".join(str(part) for part in detail["loc"]) or "the file"
         yield f"{_locate(root, detail['loc'])}: {field}: {detail['msg'].removeprefix('Value error, ')}"
+
+
+def _is_inside(place: Place, around: Place) -> bool:
+    return len(place) > len(around) and place[: len(around)] == around
 
 
 def _locate(root: yaml.Node | None, place: Place) -> str:
