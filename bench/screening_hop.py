@@ -31,7 +31,7 @@ GOAL = 1_500
 BATCH, CONNECTIONS = 100, 4
 WARM_MESSAGES = 3_000
 LAST_SECONDS = 180.0
-LOOK_SECONDS = 0.05
+LOOK_SECONDS = 0.25
 
 
 def measure_hop(texts: Sequence[str], scratch: Path) -> list[Measure]:
