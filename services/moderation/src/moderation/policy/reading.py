@@ -243,8 +243,29 @@ def _frozen(table: Mapping[int, list[Any]]) -> dict[int, tuple[Any, ...]]:
 
 def _placed(root: yaml.Node | None, place: Place, reason: str, column: int = 0) -> PolicyError:
     field = ".".join(str(part) for part in place)
+    inside = _inside(root, place, column)
+    if inside is not None:
+        return PolicyError(f"{inside}: {field}: {reason}")
     beside = f" (character {column + 1})" if column else ""
     return PolicyError(f"{_locate(root, place)}: {field}{beside}: {reason}")
+
+
+def _inside(root: yaml.Node | None, place: Place, column: int) -> str | None:
+    """Return where a character of a text stands in the file, if the text stands there as it is, in one line."""
+    node = root
+    for part in place:
+        if isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+        elif isinstance(node, yaml.MappingNode):
+            node = next((value for key, value in node.value if key.value == part), None)
+        else:
+            return None
+    if not column or not isinstance(node, yaml.ScalarNode) or node.start_mark.line != node.end_mark.line:
+        return None
+    quote = 1 if node.style in {"'", '"'} else 0
+    if node.end_mark.column - node.start_mark.column != len(node.value) + 2 * quote:
+        return None
+    return f"line {node.start_mark.line + 1}, column {node.start_mark.column + quote + column + 1}"
 
 
 def _numbers(document: PolicyDocument) -> dict[str, Place]:
