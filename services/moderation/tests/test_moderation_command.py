@@ -56,6 +56,32 @@ def test_what_cannot_be_read_is_said_and_the_rest_is_judged(results):
     assert {"charset", "input"} <= set(results[5]["degraded"])
 
 
+def test_what_is_wrong_with_a_line_is_told_by_line_and_field_and_loses_nothing_else():
+    lines = [
+        b'{"id": 1, "tool": "pigeon", "text": "Order fake passports today", "subject": 5}',
+        b"",
+        b'{"id": 3, "text": "see \\ud800 Order fake passports today"}',
+        b'{"id": 4, "text": "Order fake passports today \xff"}',
+        b'{"id": 5, "text": "x", "attachments": ["/nowhere", 7]}',
+        b'["Order fake passports today"]',
+        b'{"id": 7, "text": ""}',
+        b'{"id": {"any": "thing"}, "text": "hello", "more": 1}',
+    ]
+    found = [json.loads(line) for line in screened(b"\n".join(lines), "--no-models").splitlines()]
+    assert [one["id"] for one in found] == [1, 3, 4, 5, None, 7, {"any": "thing"}]
+    assert [one["action"] for one in found] == ["block"] * 3 + ["allow", "block", "allow", "allow"]
+    problems = [one.get("problem") for one in found]
+    assert problems[0].startswith("line 1: tool: Input should be 'email'")
+    assert problems[0].endswith("subject: Input should be a valid string")
+    assert problems[1:3] == [f"line {n}: not UTF-8: what is no character was replaced" for n in (3, 4)]
+    assert problems[3].startswith(
+        "line 5: attachments.1: Input should be a valid string; attachments.0: cannot be read"
+    )
+    assert problems[4:] == ["line 6: not an object", None, None]
+    assert [one["degraded"] for one in found[:3]] == [["input", "models"]] + [["charset", "input", "models"]] * 2
+    assert found[5]["degraded"] == ["empty", "models"]
+
+
 def test_mail_files_are_judged_and_explained(tmp_path):
     file = tmp_path / "one.eml"
     file.write_bytes(b"Subject: offer\r\n\r\nOrder fake passports today.\r\n")

@@ -68,6 +68,23 @@ def test_an_error_names_line_and_column(old, new, said):
     assert said in complaint(GOOD.replace(old, new))
 
 
+@pytest.mark.parametrize(
+    ("when", "said"),
+    [
+        ("links.count and lnks.count", "line 12, column 27: rules.0.when: unknown feature 'lnks.count'"),
+        ("'links.count and lnks.count'", "line 12, column 28: rules.0.when: unknown feature 'lnks.count'"),
+        ("lnks.count", "line 12, column 5: rules.0.when: unknown feature 'lnks.count'"),
+        (">\n      links.count\n      and lnks.count", "line 12, column 5: rules.0.when (character 17): unknown"),
+    ],
+)
+def test_an_error_in_an_expression_names_its_very_place(when, said):
+    assert said in complaint(GOOD.replace("    match:\n", f"    when: {when}\n    match:\n"))
+
+
+def test_a_mistake_in_the_only_rule_is_told_once():
+    assert complaint(GOOD.replace("    owner: tests\n", "")) == "line 5, column 5: rules.0.owner: Field required"
+
+
 def test_a_rule_looks_for_exactly_one_kind_of_thing():
     assert "exactly one of" in complaint(
         GOOD.replace("      patterns:", "      attachments: {any: [eicar]}\n      patterns:")

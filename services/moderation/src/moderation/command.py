@@ -187,7 +187,7 @@ def output(identity: Any, decision: Decision, screener: Screener, problem: str |
         "language": decision.language,
         "policy": screener.policy.name,
         "model": screener.model,
-        "degraded": [*decision.degraded, *(["input"] if problem else []), *([] if screener.model else ["models"])],
+        "degraded": [*decision.degraded, *([] if screener.model else ["models"])],
         **({"problem": problem} if problem else {}),
     }
 
@@ -208,14 +208,21 @@ def _lines_of(descriptor: int) -> Iterator[list[bytes]]:
 
 
 def _of_lines(descriptor: int) -> Iterator[list[Input]]:
+    first = 1
     for lines in _lines_of(descriptor):
-        yield from _batches(lines)
+        yield from _batches(lines, first)
+        first += len(lines)
 
 
-def _batches(lines: Sequence[bytes]) -> Iterator[list[Input]]:
-    written = [line for line in lines if line.strip()]
+def _batches(lines: Sequence[bytes], first: int) -> Iterator[list[Input]]:
+    written = [(number, line) for number, line in enumerate(lines, first) if line.strip()]
     for start in range(0, len(written), BATCH_MESSAGES):
-        yield [case_of_line(line) for line in written[start : start + BATCH_MESSAGES]]
+        yield [_input(number, line) for number, line in written[start : start + BATCH_MESSAGES]]
+
+
+def _input(number: int, line: bytes) -> Input:
+    identity, case, problem = case_of_line(line)
+    return identity, case, problem and f"line {number}: {problem}"
 
 
 class _Progress:

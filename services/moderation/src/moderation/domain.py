@@ -35,6 +35,7 @@ EVIDENCE_MAX = 32
 ERASED = "content-erased"
 TIER0 = "tier0"
 _UNREADABLE = "nothing-readable"
+_EMPTY = "empty"
 _WEIGHT: dict[Action, int] = {"allow": 0, "hold": 1, "block": 2}
 _EDGE = 1e-6
 _DECIMALS = 4
@@ -97,6 +98,8 @@ def judge(
     if degraded and not readable:
         degraded = degraded | {_UNREADABLE}
         least = "hold"
+    elif not readable:
+        degraded = {_EMPTY}
     applied = [policy.document.rules[number] for number in outcome.applied]
     actions: list[Action] = [least, *outcome.actions]
     return Decision(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from moderation.examination import NOTHING_KNOWN, Context
 from moderation.mail import AttachmentPart, Link, MailParts, TextPart, read_mail
 from moderation.mail.hypertext import read_html
 from moderation.mail.parts import HTML_CHARACTERS_MAX, LINKS_MAX
@@ -16,6 +19,7 @@ from moderation.screening import Case
 
 if TYPE_CHECKING:
     from common.events.intake import Tool
+    from moderation.mail.parts import Degradation
 
 ATTACHMENT_BYTES_MAX = 25 * 1024 * 1024
 _TOOLS: dict[str, Tool] = {
@@ -39,31 +43,64 @@ class InputLine(BaseModel):
     attachments: tuple[str, ...] = ()
 
 
+INPUT = "input"
+"""In `degraded`: something is wrong with the line itself; `problem` tells the field."""
+
+
 def case_of_line(line: bytes) -> tuple[Any, Case, str | None]:
-    """Return a line's id, its case and what is wrong with the line; what can be read is judged all the same."""
-    try:
-        document = orjson.loads(line)
-    except orjson.JSONDecodeError as error:
+    """Return a line's id, its case and what is wrong with the line; whatever can be read is judged all the same."""
+    document, problems, degraded = _document(line)
+    if not isinstance(document, dict):
         text = line.decode("utf-8", "replace")
-        return (
-            None,
-            Case(MailParts("", (TextPart("text", text),), degraded=("charset",)), "email"),
-            f"not JSON: {error}",
-        )
-    identity = document.get("id") if isinstance(document, dict) else None
+        parts = MailParts("", (TextPart("text", text),), links_in(text), degraded=degraded)
+        return None, Case(parts, "email", _WRONG), "; ".join(problems or ["not an object"])
+    message = _message(document, problems)
+    parts = parts_of(message, problems)
+    parts = replace(parts, degraded=tuple(sorted({*parts.degraded, *degraded})))
+    context = _WRONG if problems else NOTHING_KNOWN
+    return document.get("id"), Case(parts, _TOOLS[message.tool], context), "; ".join(problems) or None
+
+
+_WRONG = Context(degraded=(INPUT,))
+
+
+def _document(line: bytes) -> tuple[Any, list[str], tuple[Degradation, ...]]:
+    """Return what a line holds; characters that are none are replaced, and said."""
     try:
-        message = InputLine.model_validate(document)
+        return orjson.loads(line), [], ()
+    except orjson.JSONDecodeError as error:
+        reason = str(error)
+    degraded: tuple[Degradation, ...] = ("charset",)
+    try:
+        document = json.loads(line.decode("utf-8", "replace"), parse_constant=_no_number)
+        # Lone surrogates are no characters, though JSON can write them.
+        document = orjson.loads(json.dumps(document, ensure_ascii=False).encode("utf-8", "replace"))
+    except (ValueError, RecursionError):
+        return None, [f"not JSON: {reason}"], degraded
+    return document, ["not UTF-8: what is no character was replaced"], degraded
+
+
+def _no_number(text: str) -> NoReturn:
+    raise ValueError(text)
+
+
+def _message(document: dict[str, Any], problems: list[str]) -> InputLine:
+    """Return what the fields say; those that say nothing valid are named and left out."""
+    try:
+        return InputLine.model_validate(document)
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-        problem = f"{'.'.join(map(str, first['loc'])) or 'line'}: {first['msg']}"
-        written = document.get("text") if isinstance(document, dict) else None
-        texts = (TextPart("text", written),) if isinstance(written, str) else ()
-        return identity, Case(MailParts("", texts, degraded=("charset",)), "email"), problem
-    return identity, Case(parts_of(message), _TOOLS[message.tool]), None
+        rest = dict(document)
+        for wrong in error.errors(include_input=False, include_url=False, include_context=False):
+            field = str(wrong["loc"][0])
+            problems.append(f"{'.'.join(map(str, wrong['loc']))}: {wrong['msg']}")
+            given = rest.pop(field, None)
+            if field == "attachments" and isinstance(given, list):
+                rest[field] = [one for one in given if isinstance(one, str)]
+    return InputLine.model_validate(rest)
 
 
-def parts_of(message: InputLine) -> MailParts:
-    """Return the parts of a message; links are found in its texts."""
+def parts_of(message: InputLine, problems: list[str]) -> MailParts:
+    """Return the parts of a message; links are found in its texts, files that cannot be read are named."""
     texts: list[TextPart] = []
     links: list[Link] = []
     degraded: set[Any] = set()
@@ -74,7 +111,9 @@ def parts_of(message: InputLine) -> MailParts:
         seen, hidden = read_html(message.html[:HTML_CHARACTERS_MAX], LINKS_MAX)
         texts.append(TextPart("html-text", seen))
         links += hidden or links_in(seen)
-    attachments = [_attachment(Path(name), degraded) for name in message.attachments]
+    attachments = [
+        _attachment(number, Path(name), degraded, problems) for number, name in enumerate(message.attachments)
+    ]
     return MailParts(
         message.subject,
         tuple(texts),
@@ -86,12 +125,13 @@ def parts_of(message: InputLine) -> MailParts:
     )
 
 
-def _attachment(path: Path, degraded: set[Any]) -> AttachmentPart:
+def _attachment(number: int, path: Path, degraded: set[Any], problems: list[str]) -> AttachmentPart:
     try:
         with path.open("rb") as file:
             content = file.read(ATTACHMENT_BYTES_MAX + 1)
-    except OSError:
+    except (OSError, ValueError) as error:
         degraded.add("attachment-missing")
+        problems.append(f"attachments.{number}: cannot be read: {getattr(error, 'strerror', None) or error}")
         content = b""
     if len(content) > ATTACHMENT_BYTES_MAX:
         degraded.add("decoded-bytes")
@@ -103,4 +143,5 @@ def case_of_file(path: Path) -> tuple[str, Case, str | None]:
     try:
         return path.name, Case(read_mail(path.read_bytes()), "email"), None
     except OSError as error:
-        return path.name, Case(MailParts("", degraded=("headers",)), "email"), f"cannot be read: {error.strerror}"
+        parts = MailParts("", degraded=("headers",))
+        return path.name, Case(parts, "email", _WRONG), f"cannot be read: {error.strerror}"

@@ -162,9 +162,17 @@ def _refuse_repeated_keys(node: yaml.Node) -> None:
 
 
 def _complaints(root: yaml.Node | None, error: ValidationError) -> Iterator[str]:
-    for detail in error.errors(include_input=False, include_context=False, include_url=False):
+    details = error.errors(include_input=False, include_context=False, include_url=False)
+    for detail in details:
+        # What is wrong inside a list leaves it without that item; that it is then too short says nothing more.
+        if detail["type"] == "too_short" and any(_is_inside(other["loc"], detail["loc"]) for other in details):
+            continue
         field = ".".join(str(part) for part in detail["loc"]) or "the file"
         yield f"{_locate(root, detail['loc'])}: {field}: {detail['msg'].removeprefix('Value error, ')}"
+
+
+def _is_inside(place: Place, around: Place) -> bool:
+    return len(place) > len(around) and place[: len(around)] == around
 
 
 def _locate(root: yaml.Node | None, place: Place) -> str:
@@ -235,8 +243,29 @@ def _frozen(table: Mapping[int, list[Any]]) -> dict[int, tuple[Any, ...]]:
 
 def _placed(root: yaml.Node | None, place: Place, reason: str, column: int = 0) -> PolicyError:
     field = ".".join(str(part) for part in place)
+    inside = _inside(root, place, column)
+    if inside is not None:
+        return PolicyError(f"{inside}: {field}: {reason}")
     beside = f" (character {column + 1})" if column else ""
     return PolicyError(f"{_locate(root, place)}: {field}{beside}: {reason}")
+
+
+def _inside(root: yaml.Node | None, place: Place, column: int) -> str | None:
+    """Return where a character of a text stands in the file, if the text stands there as it is, in one line."""
+    node = root
+    for part in place:
+        if isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+        elif isinstance(node, yaml.MappingNode):
+            node = next((value for key, value in node.value if key.value == part), None)
+        else:
+            return None
+    if not column or not isinstance(node, yaml.ScalarNode) or node.start_mark.line != node.end_mark.line:
+        return None
+    quote = 1 if node.style in {"'", '"'} else 0
+    if node.end_mark.column - node.start_mark.column != len(node.value) + 2 * quote:
+        return None
+    return f"line {node.start_mark.line + 1}, column {node.start_mark.column + quote + column + 1}"
 
 
 def _numbers(document: PolicyDocument) -> dict[str, Place]:
