@@ -188,21 +188,16 @@ def _effects(found: Iterable[int], policy: Policy, over: Sequence[int]) -> Itera
 
 def _combined(signals: Sequence[float], policy: Policy, model: Mapping[str, float] | None) -> list[float | None]:
     """Return a probability per head: the model's moved by tier 0's evidence, or tier 0's own; unknown without both."""
-    scores: list[float | None] = []
-    if model is None and not policy.document.signals:
-        return [None] * len(HEADS)
-    for head, log_odds in zip(HEADS, signals, strict=True):
-        own = policy.document.signals.get(head)
-        if model is not None:
-            share = own.share if own is not None else 0.0
-            scores.append(
-                _probability(_logit(model[head]) + share * log_odds) if log_odds else round(model[head], _DECIMALS)
-            )
-        elif own is not None:
-            scores.append(_probability(own.bias + log_odds))
-        else:
-            scores.append(None)
-    return scores
+    compiled = policy.compiled
+    if model is not None:
+        return [
+            _probability(_logit(model[head]) + share * log_odds) if log_odds else round(model[head], _DECIMALS)
+            for head, log_odds, share in zip(HEADS, signals, compiled.shares, strict=True)
+        ]
+    return [
+        None if bias is None else _probability(bias + log_odds)
+        for log_odds, bias in zip(signals, compiled.biases, strict=True)
+    ]
 
 
 def _probability(log_odds: float) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from email.utils import parseaddr
 from typing import TYPE_CHECKING, NamedTuple
 
 from moderation.attachments import Budget, find_eicar, inspect
@@ -31,7 +30,7 @@ FOREIGN_COST = 5
 """How many characters one of a text that is not ASCII alone counts for: it takes so much longer to read."""
 _TEXT_KINDS = {"text": "text", "html-text": "html"}
 _CAPITALS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-_LETTERS = _CAPITALS + _CAPITALS.lower()
+_SMALL = _CAPITALS.lower()
 _DIGITS = b"0123456789"
 _LETTERS_MIN = 20
 
@@ -189,10 +188,11 @@ def _count_letters(found: Examination) -> None:
     characters = capitals = letters = exclamations = digits = 0
     for normal in texts:
         raw = normal.source.encode("utf-8", "replace")
-        rest = raw.translate(None, _LETTERS)
+        without_small = raw.translate(None, _SMALL)
+        rest = without_small.translate(None, _CAPITALS)
         characters += len(normal.source)
         letters += len(raw) - len(rest)
-        capitals += len(raw) - len(raw.translate(None, _CAPITALS))
+        capitals += len(without_small) - len(rest)
         exclamations += rest.count(b"!")
         digits += len(rest) - len(rest.translate(None, _DIGITS))
         if any(normal.signs):
@@ -285,20 +285,9 @@ def _is_near(link: Link, place: Place, hit: Hit, characters: int) -> bool:
 
 
 def _examine_sender(found: Examination, policy: Policy) -> None:
-    values, (sender, *_) = found.values, found.parts.senders
-    domain = sender.address.rpartition("@")[2].lower()
-    site = policy.sites.site(domain)
-    if sender.name:
-        shown = parseaddr(sender.name)[1] if "@" in sender.name else ""
-        if "@" in shown and policy.sites.site(shown.rpartition("@")[2].lower()) != site:
-            values[INDEX["mail.name_is_other_address"]] = 1
-        if policy.sites.brands_in(sender.name) and not policy.sites.is_brand_site(site):
-            values[INDEX["mail.name_is_other_brand"]] = 1
-    if site in policy.sites.free_mail:
-        values[INDEX["mail.free_sender"]] = 1
-    for correspondent in found.parts.reply_to[:1]:
-        if policy.sites.site(correspondent.address.rpartition("@")[2].lower()) != site:
-            values[INDEX["mail.reply_elsewhere"]] = 1
+    sender, reply_to = found.parts.senders[0], found.parts.reply_to
+    for place in policy.sites.kinds_of_sender(sender, reply_to[0] if reply_to else None):
+        found.values[place] = 1
 
 
 def _examine_files(found: Examination, policy: Policy) -> None:

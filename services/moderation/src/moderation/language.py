@@ -41,16 +41,20 @@ _SCRIPTS = (
 )  # fmt: skip
 
 
-def _by_word() -> Mapping[str, tuple[str, ...]]:
-    found: dict[str, tuple[str, ...]] = {}
-    for language, words in _LITTLE_WORDS.items():
-        for word in words.split():
-            found[word] = (*found.get(word, ()), language)
+_LANGUAGES = tuple(_LITTLE_WORDS)
+
+
+def _votes() -> Mapping[str, int]:
+    """Return what each word says of all languages: a byte of a number for each, so that votes add up at once."""
+    found: dict[str, int] = {}
+    for place, words in enumerate(_LITTLE_WORDS.values()):
+        for word in set(words.split()):
+            found[word] = found.get(word, 0) + (1 << 8 * place)
     return found
 
 
-_LANGUAGES_OF = _by_word()
-_KNOWN_WORDS = frozenset(_LANGUAGES_OF)
+_VOTES = _votes()
+_KNOWN_WORDS = frozenset(_VOTES)
 
 
 def language_of(text: str) -> str | None:
@@ -58,16 +62,12 @@ def language_of(text: str) -> str | None:
     head = text[:_HEAD_CHARACTERS]
     if not head.isascii() and (by_script := _by_script(head)) is not None:
         return by_script
-    counts: dict[str, int] = {}
-    for word in _KNOWN_WORDS.intersection(head.split()):
-        for language in _LANGUAGES_OF[word]:
-            counts[language] = counts.get(language, 0) + 1
-    if not counts:
+    votes = sum(map(_VOTES.__getitem__, _KNOWN_WORDS.intersection(head.split())))
+    counts = votes.to_bytes(len(_LANGUAGES), "little")
+    most = max(counts)
+    if most < _WORDS_MIN or counts.count(most) > 1:
         return None
-    best = max(counts, key=counts.__getitem__)
-    if counts[best] < _WORDS_MIN or list(counts.values()).count(counts[best]) > 1:
-        return None
-    return best
+    return _LANGUAGES[counts.index(most)]
 
 
 def _by_script(head: str) -> str | None:

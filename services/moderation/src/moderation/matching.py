@@ -155,14 +155,17 @@ class PatternBank:
         for parts in needed:
             for part in parts:
                 numbers.setdefault(part, len(numbers))
-        self._single: dict[int, list[int]] = {}
-        self._several: dict[int, list[tuple[int, frozenset[int]]]] = {}
+        single: dict[int, list[int]] = {}
+        several: dict[int, list[tuple[int, frozenset[int]]]] = {}
         for pattern, parts in enumerate(needed):
             wanted = frozenset(numbers[part] for part in parts)
             if len(wanted) == 1:
-                self._single.setdefault(next(iter(wanted)), []).append(pattern)
+                single.setdefault(next(iter(wanted)), []).append(pattern)
             else:
-                self._several.setdefault(max(wanted), []).append((pattern, wanted))
+                several.setdefault(max(wanted), []).append((pattern, wanted))
+        # By number of part; most parts that a text has tell of no pattern by themselves.
+        self._single = [tuple(single.get(part, ())) for part in range(len(numbers))]
+        self._several = [tuple(several.get(part, ())) for part in range(len(numbers))]
         if expanded:
             self._index = _HyperscanIndex(list(numbers)) if self.backend == "hyperscan" else _Re2Index(list(numbers))
 
@@ -173,11 +176,11 @@ class PatternBank:
         found = self._index.candidates(flat(data))
         if not found:
             return []
-        candidates = [pattern for part in found for pattern in self._single.get(part, ())]
-        there = frozenset(found)
-        for part in found:
-            candidates += [pattern for pattern, wanted in self._several.get(part, ()) if wanted <= there]
-        hits = [self.locate(pattern, data) for pattern in sorted(candidates)]
+        single, several, there = self._single, self._several, frozenset(found)
+        candidates = [pattern for part in found for pattern in single[part]]
+        candidates += [pattern for part in found for pattern, wanted in several[part] if wanted <= there]
+        candidates.sort()
+        hits = [self.locate(pattern, data) for pattern in candidates]
         return [hit for hit in hits if hit is not None]
 
     def locate(self, pattern: int, data: bytes) -> Hit | None:

@@ -1,15 +1,18 @@
 """What kind of site a link leads to: a brand's look-alike, a shortener, a free host, an address from a list.
 
-Host names are looked at once and remembered; what depends on the whole link (shown text, path) is looked at each time.
+Host names and senders are looked at once and remembered; what depends on the whole link (shown text, path) is looked
+at each time.
 """
 
 from __future__ import annotations
 
 import re
+from email.utils import parseaddr
 from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from moderation.features import INDEX
 from moderation.links import host_kinds, host_of, is_raw_ip
 from moderation.mail import Link
 from moderation.text import normalise
@@ -20,9 +23,11 @@ if TYPE_CHECKING:
 
     from moderation.links import SuffixList
     from moderation.lists import HashLists
+    from moderation.mail import Correspondent
     from moderation.policy.document import HostKind, Hosts
 
 REMEMBERED_HOSTS = 20_000
+REMEMBERED_SENDERS = 2_000
 _MISSPELT_CHARACTERS_MIN = 5
 _INSIDE_CHARACTERS_MIN = 6
 _DEEP_LABELS = 4
@@ -56,6 +61,7 @@ class Sites:
         self._near = {form for name in long_enough for form in _deletions(name)}
         self.free_mail = frozenset(hosts.free_mail)
         self.kinds_of_host = lru_cache(maxsize=REMEMBERED_HOSTS)(self._kinds_of_host)
+        self.kinds_of_sender = lru_cache(maxsize=REMEMBERED_SENDERS)(self._kinds_of_sender)
 
     def kinds(self, link: Link) -> frozenset[HostKind]:
         """Return what is remarkable about where a link leads."""
@@ -92,6 +98,26 @@ class Sites:
         words = normalise(name).text.split()
         pairs = {a + b for a, b in pairwise(words)}
         return self._brands & (set(words) | pairs)
+
+    def _kinds_of_sender(self, sender: Correspondent, answers_to: Correspondent | None) -> tuple[int, ...]:
+        """Return the features that are 1 for a sender."""
+        return tuple(INDEX[name] for name in self._told_by_sender(sender, answers_to))
+
+    def _told_by_sender(self, sender: Correspondent, answers_to: Correspondent | None) -> Iterator[str]:
+        site = self._site_of_mailbox(sender.address)
+        if sender.name:
+            shown = parseaddr(sender.name)[1] if "@" in sender.name else ""
+            if "@" in shown and self._site_of_mailbox(shown) != site:
+                yield "mail.name_is_other_address"
+            if self.brands_in(sender.name) and not self.is_brand_site(site):
+                yield "mail.name_is_other_brand"
+        if site in self.free_mail:
+            yield "mail.free_sender"
+        if answers_to is not None and self._site_of_mailbox(answers_to.address) != site:
+            yield "mail.reply_elsewhere"
+
+    def _site_of_mailbox(self, address: str) -> str:
+        return self.site(address.rpartition("@")[2].lower())
 
     def _kinds_of_host(self, host: str) -> tuple[HostKind, ...]:
         by_number = host_kinds(Link(f"http://{host}/"), self._suffixes)

@@ -58,7 +58,8 @@ class Stage:
 class Compiled:
     """What the engine runs, by tool; `names` are the features in the order of the list, the policy's own at its end.
 
-    `capped` leads from a rule's number to the feature that tells that its day's cap is reached.
+    `capped` leads from a rule's number to the feature that tells that its day's cap is reached. `shares` and `biases`
+    are those of the signals, by head.
     """
 
     stages: Mapping[RuleTool, Stage]
@@ -69,6 +70,8 @@ class Compiled:
     capped: Mapping[int, int]
     asked: Mapping[int, frozenset[int]]
     heads_with_signals: frozenset[str]
+    shares: tuple[float, ...]
+    biases: tuple[float | None, ...]
 
 
 def compiling(document: PolicyDocument) -> Steps[Compiled]:
@@ -100,6 +103,8 @@ def compiling(document: PolicyDocument) -> Steps[Compiled]:
         capped,
         asked,
         frozenset(document.signals),
+        shares=tuple(of.share if (of := document.signals.get(head)) else 0.0 for head in HEADS),
+        biases=tuple(of.bias if (of := document.signals.get(head)) else None for head in HEADS),
     )
 
 

@@ -16,6 +16,7 @@ from moderation.text.offsets import Edit
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+_UNANCHORED = re2._re2.RE2.Anchor.UNANCHORED  # noqa: SLF001  see `occurs`
 DISGUISES_MAX = 4_000
 LETTERS_APART_MAX = 20_000
 """Beyond so many suspicious words and letters the rest of a text is read as it is written."""
@@ -64,9 +65,15 @@ def _pattern(expression: str) -> re2._Regexp:
     return re2.compile(expression.encode(), options)
 
 
+def occurs(pattern: re2._Regexp, data: bytes) -> bool:
+    """Whether a pattern occurs: what `search` asks, at half the cost without its Python around it."""
+    (start, _), *_ = pattern._regexp.Match(_UNANCHORED, data, 0, len(data))  # noqa: SLF001
+    return bool(start >= 0)
+
+
 def looks_disguised(lower: bytes) -> bool:
     """Whether anything in an ASCII or UTF-8 text in lower case is worth the second look."""
-    return _pattern(_SUSPECT).search(lower) is not None
+    return occurs(_pattern(_SUSPECT), lower)
 
 
 def apart_edits(text: str, counts: dict[str, int]) -> Iterator[Edit]:
