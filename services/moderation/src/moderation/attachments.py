@@ -67,7 +67,7 @@ _HEAD_BYTES = 4096
 class Budget:
     """What may still be looked at in the files of one message, so that none takes long; bytes are scanned by YARA-X."""
 
-    scanned_bytes: int = 768 * 1024
+    scanned_bytes: int = 384 * 1024
     members_listed: int = 1_000
     members_read: int = MEMBERS_READ_MAX
 

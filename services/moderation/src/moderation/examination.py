@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 OCCURRENCES_MAX = 20
 NEAR_CHECKS_MAX = 500
 LINKS_EXAMINED_MAX = 300
-MESSAGE_CHARACTERS_MAX = 500_000
+MESSAGE_CHARACTERS_MAX = 250_000
 FOREIGN_COST = 5
 """How many characters one of a text that is not ASCII alone counts for: it takes so much longer to read."""
 _TEXT_KINDS = {"text": "text", "html-text": "html"}

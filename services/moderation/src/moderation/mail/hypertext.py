@@ -52,7 +52,7 @@ _SEPARATE_LINES = frozenset(
 _SEPARATE_WORDS = frozenset(("td", "th", "option", "img", "input", "button", "select"))
 
 
-MARKUPS_MAX = 20_000
+MARKUPS_MAX = 8_000
 """Tags, comments and declarations of a mail that are read; what follows is text with its tags."""
 
 

@@ -5,9 +5,9 @@
 | `addresses` | From or Reply-To | left out |
 | `boundary` | a multipart without a usable boundary | its body is one text |
 | `charset` | octets of a text, a header or a file name | replacement characters, or Latin-1 |
-| `decoded-bytes` | a mail beyond 6 MB, parts beyond 4 MB | left out, the one that crosses it in part |
+| `decoded-bytes` | a mail beyond 3 MB, parts beyond 2 MB | left out, the one that crosses it in part |
 | `headers` | a header block beyond 256 KiB or 1,000 headers | read up to there |
-| `html` | HTML beyond 500,000 characters or 20,000 tags of a mail | the rest is text with its tags |
+| `html` | HTML beyond 250,000 characters or 8,000 tags of a mail | the rest is text with its tags |
 | `links` | links beyond 1,000 | left out |
 | `nesting` | parts within more than 20 levels | the innermost is one text |
 | `parts` | parts beyond 1,000 | left out |
@@ -21,11 +21,11 @@ from typing import Literal
 
 PARTS_MAX = 1_000
 NESTING_MAX = 20
-MAIL_BYTES_MAX = 6 * 1024 * 1024
-DECODED_BYTES_MAX = 4 * 1024 * 1024
+MAIL_BYTES_MAX = 3 * 1024 * 1024
+DECODED_BYTES_MAX = 2 * 1024 * 1024
 HEADER_BYTES_MAX = 256 * 1024
 HEADERS_MAX = 1_000
-HTML_CHARACTERS_MAX = 500_000
+HTML_CHARACTERS_MAX = 250_000
 LINKS_MAX = 1_000
 
 Degradation = Literal[

@@ -16,7 +16,7 @@ from moderation.text.offsets import Edit
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-EDITS_MAX = 20_000
+EDITS_MAX = 12_000
 WORDS_MAX = 4_000
 """So many disguised words are read; a text with more of them tells enough."""
 
