@@ -186,11 +186,13 @@ async def test_the_runtime_role_cannot_change_the_tree(world):
 async def test_breach_scope_equals_a_recount(world):
     since, until = datetime.now(UTC) - timedelta(hours=1), datetime.now(UTC) + timedelta(hours=1)
     async with scoped(world.pool, EVERY_ACCOUNT) as connection:
-        totals = await store.breach_totals(connection, "smtp.default", since, until)
-        first = await store.breach_scope(connection, "smtp.default", since, until, after="", limit=5)
-        rest = await store.breach_scope(connection, "smtp.default", since, until, after=first[-1][1], limit=100)
-        assert await store.breach_totals(connection, "smtp.other", since, until) == (0, 0, 0)
-        assert await store.breach_totals(connection, "smtp.default", until, until) == (0, 0, 0)
-    assert totals == (12, 12, 1)
+        total, first = await store.breach_scope(connection, "smtp.default", since, until, after="", limit=5)
+        again, rest = await store.breach_scope(connection, "smtp.default", since, until, after=first[-1][1], limit=100)
+        past_the_end = await store.breach_scope(connection, "smtp.default", since, until, after="rt_~", limit=5)
+        nothing = ((0, 0, 0), [])
+        assert await store.breach_scope(connection, "smtp.other", since, until, after="", limit=5) == nothing
+        assert await store.breach_scope(connection, "smtp.default", until, until, after="", limit=5) == nothing
+    assert total == again == (12, 12, 1)
+    assert past_the_end == (total, [])
     assert [row[1] for row in first + rest] == sorted(world.tokens)
     assert {row[2:4] for row in first + rest} == {(1, 1)}

@@ -153,8 +153,7 @@ def operator_routes(gate: Gate, pool: Pool, keyring: Keyring, signer: Signer) ->
         """List who was exposed at a provider between two times, with the fields it got; erased persons included."""
         caller = await gate.admit(request, "read-breach-scope")
         async with scoped(pool, EVERY_ACCOUNT) as connection:
-            persons, disclosures, fields = await store.breach_totals(connection, provider, since, until)
-            rows = await store.breach_scope(connection, provider, since, until, after=after, limit=limit)
+            total, rows = await store.breach_scope(connection, provider, since, until, after=after, limit=limit)
         await note(caller, "read-breach-scope")
         items = [
             Exposed(
@@ -167,6 +166,7 @@ def operator_routes(gate: Gate, pool: Pool, keyring: Keyring, signer: Signer) ->
             )
             for account, token, bits, count, first, last in rows
         ]
+        persons, disclosures, fields = total
         following = items[-1].recipient_token if len(items) == limit else None
         return BreachScope(
             provider=provider,

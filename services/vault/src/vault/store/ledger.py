@@ -121,17 +121,16 @@ async def disclosures_of_message(connection: Connection, message_id: str) -> lis
     ]
 
 
-async def breach_totals(
-    connection: Connection, provider: str, since: datetime, until: datetime
-) -> tuple[int, int, int]:
-    """Return persons, disclosures and field set that a provider received between two times."""
-    row = await connection.fetchrow(SQL["breach_totals"], provider, since, until)
-    return row[0], row[1], row[2]
-
-
 async def breach_scope(
     connection: Connection, provider: str, since: datetime, until: datetime, *, after: str, limit: int
-) -> list[tuple[str, str, int, int, datetime, datetime]]:
-    """Return (account, token, field set, disclosures, first, last) of persons, in the order of tokens."""
+) -> tuple[tuple[int, int, int], list[tuple[str, str, int, int, datetime, datetime]]]:
+    """Return what a provider received between two times.
+
+    Returns:
+        Persons, disclosures and field set in all; (account, token, field set, disclosures, first, last) of a page of
+        persons, in the order of tokens.
+    """
+    await connection.execute(SQL["gather_in_memory"])
     rows = await connection.fetch(SQL["breach_scope"], provider, since, until, after, limit)
-    return [tuple(row) for row in rows]
+    persons, disclosures, fields = rows[0][:3]
+    return (persons, disclosures, fields), [tuple(row[3:]) for row in rows if row["token"] is not None]
