@@ -151,7 +151,7 @@ def train(
     optimiser = torch.optim.AdamW(groups, lr=highest, fused=True)
     began, mean, tokens = time.monotonic(), 0.0, 0
     for step, (numbers, labels, weights) in enumerate(batches[: stage.batches_max]):
-        part = step / min(len(batches), stage.batches_max)
+        part = step / len(batches)
         if given.minutes:
             part = max(part, (time.monotonic() - began) / 60 / given.minutes)
             if part >= 1:
