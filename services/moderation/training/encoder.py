@@ -1,4 +1,4 @@
-"""Fine-tune the encoder: `python -m training.encoder --data FOLDER --minilm FOLDER --work FOLDER --stage 1|2`."""
+"""Fine-tune the encoder: `python -m training.encoder --data FOLDER --minilm FOLDER --work FOLDER --stage 1|2|3`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -24,12 +24,25 @@ from training.reading import as_read
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-TOKENS_MAX = {1: 80, 2: 72}
-BATCH_TOKENS = 2048
-SETTLED_LAYERS = 3
-"""So many of the lowest layers are left as the first stage made them: a third less to compute."""
-STAGES = {1: (1.2e-4, 3e-5, 11, 600), 2: (1.0e-4, 0.0, 12, 100_000)}
-"""Stage: highest and last learning rate, seed, after how many batches it ends."""
+
+class Stage(NamedTuple):
+    """How a stage trains: learning rate from `highest` to `lowest`, and where it ends."""
+
+    highest: float
+    lowest: float
+    seed: int
+    tokens_max: int
+    settled_layers: int
+    """So many of the lowest layers are left as they are: less to compute."""
+    batches_max: int = 100_000
+    batch_tokens: int = 2048
+
+
+STAGES = {
+    1: Stage(1.2e-4, 3e-5, 11, 80, 0, 600),
+    2: Stage(1.0e-4, 0.0, 12, 72, 3, 300),
+    3: Stage(1.0e-4, 0.0, 13, 56, 3, batch_tokens=1024),
+}
 
 
 def main() -> None:
@@ -42,27 +55,29 @@ def main() -> None:
     parser.add_argument(
         "--spare-core", action="store_true", help="two threads while the machine is idle: not bit-exact"
     )
+    parser.add_argument("--minutes", type=float, default=None, help="end in this time: not bit-exact")
     given = parser.parse_args()
-    highest, lowest, seed, batches_max = STAGES[given.stage]
-    torch.manual_seed(seed)
+    stage = STAGES[given.stage]
+    torch.manual_seed(stage.seed)
     torch.set_num_threads(1)
-    random = Random(seed)
+    random = Random(stage.seed)
     minilm = given.minilm or installed_minilm()
     pieces, kept = vocabulary(minilm)
     reader = WordPiece(pieces)
     model = from_minilm(minilm / "model.safetensors", kept)
     if given.stage > 1:
         model.load_state_dict(torch.load(given.work / f"stage{given.stage - 1}.pt"))
-        for part in (model.positions, model.norm, *model.layers[:SETTLED_LAYERS]):
+        settled = model.layers[: stage.settled_layers]
+        for part in (model.positions, model.norm, *settled) if settled else ():
             part.requires_grad_(False)
     examples = mixture(given.data, given.stage, random)
     texts = [disturb(one.text, random) for one in examples]
     if given.stage > 1:
         texts = [as_read(text) for text in texts]
-    numbers = [reader.read(text, TOKENS_MAX[given.stage]) for text in texts]
-    batches = list(make_batches(examples, numbers, random))
+    numbers = [reader.read(text, stage.tokens_max) for text in texts]
+    batches = list(make_batches(examples, numbers, stage.batch_tokens, random))
     print(f"{len(examples)} examples, {len(batches)} batches", flush=True)
-    train(model, batches, (highest, lowest), batches_max, given)
+    train(model, batches, stage, given)
     torch.save(model.state_dict(), given.work / f"stage{given.stage}.pt")
 
 
@@ -89,8 +104,13 @@ def _is_kept(piece: str) -> bool:
     )
 
 
+def has_bfloat16() -> bool:
+    """Whether the processor multiplies in bfloat16; where it does not, that is three times slower than 32 bits."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # noqa: SLF001  there is no public name
+
+
 def make_batches(
-    examples: list[Example], numbers: list[list[int]], random: Random
+    examples: list[Example], numbers: list[list[int]], batch_tokens: int, random: Random
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     """Yield token numbers, labels, weights (0 where unknown), of examples of like length."""
     read = list(zip(numbers, examples, strict=True))
@@ -99,7 +119,7 @@ def make_batches(
     for start in range(0, len(read), 4096):
         group: list[tuple[list[int], Example]] = []
         for item in sorted(read[start : start + 4096], key=lambda pair: len(pair[0])):
-            if group and len(item[0]) * (len(group) + 1) > BATCH_TOKENS:
+            if group and len(item[0]) * (len(group) + 1) > batch_tokens:
                 groups.append(group)
                 group = []
             group.append(item)
@@ -118,12 +138,11 @@ def make_batches(
 def train(
     model: Encoder,
     batches: list[tuple[torch.Tensor, ...]],
-    rates: tuple[float, float],
-    batches_max: int,
+    stage: Stage,
     given: argparse.Namespace,
 ) -> None:
     """Run AdamW over the batches once, the learning rate rising for a twentieth and then falling in a line."""
-    highest, lowest = rates
+    highest, lowest, reduced = stage.highest, stage.lowest, has_bfloat16()
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     groups = [
         {"params": [weight for weight in trained if weight.ndim > 1], "weight_decay": 0.01},
@@ -131,12 +150,17 @@ def train(
     ]
     optimiser = torch.optim.AdamW(groups, lr=highest, fused=True)
     began, mean, tokens = time.monotonic(), 0.0, 0
-    for step, (numbers, labels, weights) in enumerate(batches[:batches_max]):
+    for step, (numbers, labels, weights) in enumerate(batches[: stage.batches_max]):
         part = step / len(batches)
+        if given.minutes:
+            part = max(part, (time.monotonic() - began) / 60 / given.minutes)
+            if part >= 1:
+                print(f"ended in time after {step} batches", flush=True)
+                break
         rate = highest * part / 0.05 if part < 0.05 else lowest + (highest - lowest) * (1 - part) / 0.95
         for group in optimiser.param_groups:
             group["lr"] = rate
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=reduced):
             logits = model(numbers)
         loss = (
             functional.binary_cross_entropy_with_logits(logits, labels, reduction="none") * weights
@@ -152,7 +176,7 @@ def train(
                 torch.set_num_threads(2 if os.getloadavg()[0] < 1.3 else 1)
             seconds = time.monotonic() - began
             print(f"{step}/{len(batches)} loss {mean:.4f} {tokens / seconds:.0f} tokens/s {seconds:.0f} s", flush=True)
-        if step % 150 == 149:
+        if step % 50 == 49:
             torch.save(model.state_dict(), given.work / f"stage{given.stage}.part.pt")
 
 

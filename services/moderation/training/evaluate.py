@@ -36,7 +36,9 @@ if TYPE_CHECKING:
 TOOL_OF_CHANNEL = {"email": "email", "sms": "telephony", "form": "form"}
 HATE_FUNCTIONS = {
     "hate_statement", "hate_slur", "hate_threat", "hate_pronoun", "hate_rant", "counter", "negated", "neutral_identity",
-    "reclaimed", "other_target", "object", "profanity",
+    "reclaimed", "other_target", "object", "profanity", "hate_plain", "benign_plain", "counter_2", "target_2",
+    "fn_derogate", "fn_slur", "fn_threat", "fn_reference", "fn_negated_hate", "fn_question_opinion", "fn_profane_hate",
+    "fn_identity_neutral", "fn_negated_good", "fn_counter", "fn_other_targets", "fn_slur_other_sense",
 }  # fmt: skip
 MAIL, TEXT_MESSAGES = {"enron_spam", "spamassassin"}, {"uci_sms", "mendeley_sms"}
 DISGUISES = ("invisible", "lookalike", "leet", "spaced", "swapped")

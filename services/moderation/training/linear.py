@@ -1,4 +1,4 @@
-"""Train tier 1: masked logistic regression on all heads at once, full-batch L-BFGS."""
+"""Train tier 1: a logistic regression per head on the rows whose label is known, full-batch L-BFGS."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 ROWS = (1 << WORD_BITS) + (1 << CHARACTER_BITS)
-L2 = 3e-6
-STEPS = 90
+STEPS = 60
 
 
 def matrix(texts: Sequence[str]) -> sparse.csr_matrix:
@@ -45,28 +44,34 @@ def _own(rows: NDArray[np.int64], spans: NDArray[np.intp]) -> NDArray[np.int64]:
 
 
 def fit(
-    features: sparse.csr_matrix, labels: NDArray[np.float32], weights: NDArray[np.float32]
+    features: sparse.csr_matrix, labels: NDArray[np.float32], weights: NDArray[np.float32], pull: float
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return weights [rows, columns] and biases; label weights of 0 are unknown labels."""
-    columns = labels.shape[1]
-    total = weights.sum(0, keepdims=True)
-    share = weights / total
-    turned = features.T.tocsr()
+    """Return weights [rows, columns] and biases; label weights of 0 are unknown labels, `pull` draws weights to zero.
 
-    def cost(flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        table = flat[: ROWS * columns].reshape(ROWS, columns).astype(np.float32)
-        logits = features @ table + flat[ROWS * columns :].astype(np.float32)
-        error = (1 / (1 + np.exp(-logits)) - labels) * share
-        loss = (share * (np.logaddexp(0, logits) - labels * logits)).sum() + L2 * float(
-            (table.astype(np.float64) ** 2).sum()
-        ) / 2
-        slope = turned @ error + L2 * table
-        return float(loss), np.concatenate((slope.ravel(), error.sum(0))).astype(np.float64)
+    Columns are fitted one by one: together, in as many steps, none of them comes to its end.
+    """
+    lines = [_fit_column(features, labels[:, column], weights[:, column], pull) for column in range(labels.shape[1])]
+    return np.stack([line[:-1] for line in lines], 1), np.array([line[-1] for line in lines], np.float32)
 
-    begin = np.zeros((ROWS + 1) * columns)
+
+def _fit_column(
+    features: sparse.csr_matrix, labels: NDArray[np.float32], weights: NDArray[np.float32], pull: float
+) -> NDArray[np.float32]:
+    known = weights > 0
+    part, label = features[known], labels[known]
+    share = weights[known] / weights[known].sum()
+    turned = part.T.tocsr()
+
+    def cost(line: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        table = line[:-1].astype(np.float32)
+        logits = part @ table + np.float32(line[-1])
+        error = (1 / (1 + np.exp(-np.clip(logits, -60, 60))) - label) * share
+        loss = (share * (np.logaddexp(0, logits) - label * logits)).sum() + pull * float(line[:-1] @ line[:-1]) / 2
+        return float(loss), np.append(turned @ error + pull * table, error.sum()).astype(np.float64)
+
+    begin = np.zeros(ROWS + 1)
     found = optimize.minimize(cost, begin, jac=True, method="L-BFGS-B", options={"maxiter": STEPS, "maxcor": 6})
-    table = found.x[: ROWS * columns].reshape(ROWS, columns).astype(np.float32)
-    return table, found.x[ROWS * columns :].astype(np.float32)
+    return found.x.astype(np.float32)
 
 
 def save(file: Path, table: NDArray[np.float32], bias: NDArray[np.float32]) -> None:
