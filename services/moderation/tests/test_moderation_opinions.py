@@ -36,6 +36,12 @@ class FakeClamd:
 
     async def __call__(self, reader, writer):
         self.connections += 1
+        try:
+            await self._answer(reader, writer)
+        finally:
+            writer.close()
+
+    async def _answer(self, reader, writer):
         assert await reader.readuntil(b"\x00") == b"zIDSESSION\x00"
         number = 0
         while (command := await reader.readuntil(b"\x00")) == b"zINSTREAM\x00":
@@ -45,10 +51,10 @@ class FakeClamd:
             answer = self.say(number, content)
             if answer is None:
                 await asyncio.sleep(60)
+                return
             writer.write(answer)
             await writer.drain()
         assert command == b"zEND\x00"
-        writer.close()
 
 
 @asynccontextmanager
