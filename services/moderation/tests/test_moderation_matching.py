@@ -35,6 +35,17 @@ class TestEachEngine:
         with pytest.raises(PatternError, match="every message"):
             PatternBank(["x*"], backend)
 
+    def test_a_pattern_of_which_nothing_must_be_there_is_refused(self, backend):
+        with pytest.raises(PatternError, match="may be empty") as caught:
+            PatternBank(["good", "\\b\\w*\\b"], backend)
+        assert caught.value.index == 1
+
+    def test_of_two_sides_the_rarer_is_looked_for_and_both_must_be_there(self, backend):
+        bank = PatternBank(["(you|your).{0,9}(bomb|gun)"], backend)
+        assert not bank._index.candidates(b"you and your order")
+        assert bank.find(b"a gun, you see") == []
+        assert bank.find(b"your gun") == [Hit(0, 0, 8)]
+
 
 @settings(max_examples=200, deadline=None)
 @given(

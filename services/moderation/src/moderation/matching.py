@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from functools import lru_cache
+from functools import cache, lru_cache
 from hashlib import sha256
 from importlib.metadata import version
 from itertools import islice
@@ -150,22 +150,19 @@ class PatternBank:
         self.size = len(expanded)
         self.backend = backend or preferred_backend()
         self._index: _Index | None = None
-        needed = [_telling_parts(pattern) for pattern in expanded]
         numbers: dict[str, int] = {}
-        for parts in needed:
-            for part in parts:
-                numbers.setdefault(part, len(numbers))
-        single: dict[int, list[int]] = {}
-        several: dict[int, list[tuple[int, frozenset[int]]]] = {}
-        for pattern, parts in enumerate(needed):
-            wanted = frozenset(numbers[part] for part in parts)
-            if len(wanted) == 1:
-                single.setdefault(next(iter(wanted)), []).append(pattern)
-            else:
-                several.setdefault(max(wanted), []).append((pattern, wanted))
-        # By number of part; most parts that a text has tell of no pattern by themselves.
-        self._single = [tuple(single.get(part, ())) for part in range(len(numbers))]
-        self._several = [tuple(several.get(part, ())) for part in range(len(numbers))]
+        told: list[list[int]] = []
+        for pattern, part in enumerate(map(_telling_part, expanded)):
+            if part is None:
+                raise PatternError(
+                    pattern, "nothing of the pattern must stand in a text: each of its parts may be empty"
+                )
+            number = numbers.setdefault(part, len(numbers))
+            if number == len(told):
+                told.append([])
+            told[number].append(pattern)
+        # By number of part: the patterns that may occur where it does.
+        self._told = [tuple(patterns) for patterns in told]
         if expanded:
             self._index = _HyperscanIndex(list(numbers)) if self.backend == "hyperscan" else _Re2Index(list(numbers))
 
@@ -176,10 +173,7 @@ class PatternBank:
         found = self._index.candidates(flat(data))
         if not found:
             return []
-        single, several, there = self._single, self._several, frozenset(found)
-        candidates = [pattern for part in found for pattern in single[part]]
-        candidates += [pattern for part in found for pattern, wanted in several[part] if wanted <= there]
-        candidates.sort()
+        candidates = sorted(pattern for part in found for pattern in self._told[part])
         hits = [self.locate(pattern, data) for pattern in candidates]
         return [hit for hit in hits if hit is not None]
 
@@ -195,13 +189,22 @@ class PatternBank:
 
 
 @lru_cache(_REMEMBERED_PATTERNS)
-def _telling_parts(pattern: str) -> tuple[str, ...]:
-    return tuple(part for part in segments(pattern) if _is_telling(part))
+def _telling_part(pattern: str) -> str | None:
+    """Return the part to look for: the one that letters of every day have least, of several the longest.
+
+    None when each part may be empty.
+    """
+    parts = [(part, re2.compile(part.encode(), _options())) for part in segments(pattern)]
+    telling = [(part, engine) for part, engine in parts if engine.search(b"") is None]
+    everyday = _everyday()
+    rarest = min(telling, key=lambda one: (sum(1 for _ in one[1].finditer(everyday)), -len(one[0])), default=None)
+    return None if rarest is None else rarest[0]
 
 
-def _is_telling(part: str) -> bool:
-    """Whether a part of a pattern cannot match the empty text; one that can is in every text."""
-    return re2.compile(part.encode(), _options()).search(b"") is None
+@cache
+def _everyday() -> bytes:
+    """Return letters as businesses write them, in the languages of tier 0: what they have tells little of a message."""
+    return flat(Path(__file__).with_name("everyday.txt").read_bytes())
 
 
 def preferred_backend() -> Backend:
@@ -229,7 +232,7 @@ def remember(pattern: str) -> None:
     """Compile a valid pattern, so that a bank with it is made at once."""
     expanded = expand_spaces(pattern)
     _compiled(expanded)
-    _telling_parts(expanded)
+    _telling_part(expanded)
 
 
 @lru_cache(_REMEMBERED_PATTERNS)

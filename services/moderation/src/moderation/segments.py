@@ -1,7 +1,8 @@
 """Patterns taken apart at their gaps: what stands on both sides of a `.{0,60}` must occur, wherever it does.
 
 Two alternations with a gap between make an automaton of the product's size, which takes seconds to compile for a
-hundred patterns; their sides alone take a tenth of that, and most texts have at most one side.
+hundred patterns; their sides alone take a tenth of that. Of the sides the one that letters of every day have least is
+enough to look for: the other is often `you` or `now`, and each place where a part ends costs a microsecond.
 """
 
 from __future__ import annotations
