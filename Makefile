@@ -4,7 +4,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 UV_VERSION := 0.13.9
-# The distribution's Python where it fits: it is built with profiles, which saves a fifth of the CPU; else that of the PATH.
+# The distribution's Python where it fits: built with profiles, it runs plain Python 15 to 40 % faster; else that of the PATH.
 ifndef PYTHON
 PYTHON := $(shell /usr/bin/python3 -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo /usr/bin/python3 || echo python3)
 endif

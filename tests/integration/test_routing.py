@@ -194,6 +194,13 @@ class World:
                 await asyncio.sleep(0.01)
         return row
 
+    async def told(self, event, receipts, seconds=5.0):
+        """Return what the relay was given of a message once that is so much: its rows are visible a moment before."""
+        async with asyncio.timeout(seconds):
+            while len(found := self.relay.receipts(event.message.event_id)) < receipts:
+                await asyncio.sleep(0.01)
+        return found
+
 
 def received(event):
     value = event.__pydantic_serializer__.to_json(event)
@@ -291,7 +298,7 @@ async def test_a_message_is_handed_over_byte_for_byte_and_its_receipt_holds_no_r
         await world.plan(event)
         row = await world.until(event, "handed_over")
         assert world.provider.calls == [(event.message.event_id, b"Subject: x\r\n\r\n.dot\r\n")]
-        (receipt,) = world.relay.receipts(event.message.event_id)
+        (receipt,) = await world.told(event, 1)
         assert (receipt["state"], receipt["sequence"], receipt["reply_code"]) == ("handed_over", 1, 250)
         assert b"anna" not in b"".join(record.value for record in world.relay.records)
         (attempt,) = await world.attempts(event)
@@ -538,9 +545,8 @@ async def test_what_was_surely_not_accepted_is_tried_again_under_a_new_epoch(poo
         await world.claims.step()
         row = await world.until(event, "handed_over")
         assert (row["epoch"], row["attempts"]) == (2, 2)
-        states = [one["state"] for one in world.relay.receipts(event.message.event_id)]
-        assert states == ["planned", "handed_over"]
-        assert [one["sequence"] for one in world.relay.receipts(event.message.event_id)] == [1, 2]
+        receipts = await world.told(event, 2)
+        assert [(one["sequence"], one["state"]) for one in receipts] == [(1, "planned"), (2, "handed_over")]
 
 
 @pytest.mark.parametrize(("value", "state"), [("suspended", "held"), ("blocked", "withheld")])
@@ -818,7 +824,7 @@ async def test_a_released_message_is_handed_over_once_however_often_the_release_
         await world.plan(event, release)
         await world.claims.step()
         assert len(world.provider.calls) == 1
-        states = [(one["sequence"], one["state"]) for one in world.relay.receipts(event.message.event_id)]
+        states = [(one["sequence"], one["state"]) for one in await world.told(event, 3)]
         assert states == [(1, "held"), (2, "planned"), (3, "handed_over")]
 
 
