@@ -26,7 +26,7 @@ FLATTENED = {"spam": 0.5}
 """Heads whose log-odds are made smaller, in both tiers: scores have four decimals, so those near 1 would be equal."""
 HALF = {"spam"}
 """Heads for which the encoder counts half as much as fitted: it reads too little of a long mail."""
-CLEAN_PER_HEAD, CLEAN_BY_NEED = 0.0025, 0.015
+CLEAN_PER_HEAD, CLEAN_BY_NEED = 0.001, 0.01
 """Share of clean business text that each head's gate, and the column of need, may send to tier 2."""
 
 
