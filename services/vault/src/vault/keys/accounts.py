@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from vault.keys.blobs import BlobError, decrypt, encrypt, expand, mac, named, new_secret
+from vault.keys.blobs import BlobError, decrypt, encrypt, expand, mac, named, new_secret, pads
 from vault.keys.subjects import SubjectKeys
 
 if TYPE_CHECKING:
@@ -53,10 +53,11 @@ class AccountKeys:
         self._ciphers: dict[int, AESGCM] = {}
         index = standing.unwrap(secrets.index_secret, named(_INDEX_SECRET, account_id))
         self._index_keys = {
-            field: expand(index, b"waystation/vault/blind-index/" + field.encode()) for field in ("address", "phone")
+            field: pads(expand(index, b"waystation/vault/blind-index/" + field.encode()))
+            for field in ("address", "phone")
         }
         suppression = standing.unwrap(secrets.suppression_secret, named(_SUPPRESSION_SECRET, account_id))
-        self._suppression_key = expand(suppression, b"waystation/vault/suppression")
+        self._suppression_key = pads(expand(suppression, b"waystation/vault/suppression"))
 
     def add(self, epoch: WrappingKey, wrapped: bytes) -> None:
         """Take the account's key of an epoch, or raise BlobError."""
