@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from vault.errors import KeyFileError
 from vault.keys.accounts import AccountKeys, new_account_key, new_account_secrets
-from vault.keys.blobs import BlobError, decrypt, encrypt, expand, key_id_of, mac, named
+from vault.keys.blobs import BlobError, decrypt, encrypt, expand, key_id_of, mac, named, pads
 from vault.keys.epochs import STANDING, KeyFolder, WrappingKey
 from vault.keys.root import RootKey
 from vault.roots import EitherRoot
@@ -121,17 +121,26 @@ def test_a_new_edition_opens_no_older_field_and_every_older_capsule():
     assert owner.subject("rt_anna", 2, moved).open_field("name", new_field) == "Anne"
 
 
-def test_a_data_key_of_before_there_were_editions_opens_and_gets_one():
+@pytest.mark.parametrize("edition", [b"", os.urandom(16)], ids=["before-editions", "derived"])
+def test_an_older_data_key_opens_what_was_sealed_under_it_and_is_replaced_at_the_first_change(edition):
     owner = account()
-    place, data_key = named("account-a") + named("rt_anna"), os.urandom(32)
-    old = encrypt(owner._ciphers[1], 1, data_key, named("data-key") + place)
-    fields = AESGCM(expand(data_key, b"waystation/vault/fields"))
+    place, secret = named("account-a") + named("rt_anna"), os.urandom(32)
+    old = encrypt(owner._ciphers[1], 1, secret + edition, named("data-key") + place)
+    fields = AESGCM(expand(secret, b"waystation/vault/fields" + edition))
     field = encrypt(fields, 1, b"Anna", place + named("field", "name"))
-    assert owner.subject("rt_anna", 1, old).open_field("name", field) == "Anna"
+    content = AESGCM(expand(secret, b"waystation/vault/content"))
+    capsule = encrypt(content, 1, bytes(32), place + named("capsule") + named("m-1"))
+    keys = owner.subject("rt_anna", 1, old)
+    assert (keys.open_field("name", field), keys.unwrap_message_key("m-1", capsule)) == ("Anna", bytes(32))
     _, renewed = owner.new_edition("rt_anna", 1, old)
-    assert len(renewed) == len(old) + 16
+    assert len(renewed) == len(old) - 32 - len(edition) + 64
+    later = owner.subject("rt_anna", 1, renewed)
+    assert later.unwrap_message_key("m-1", capsule) == bytes(32)
     with pytest.raises(BlobError):
-        owner.subject("rt_anna", 1, renewed).open_field("name", field)
+        later.open_field("name", field)
+    owner.add(SECOND, new_account_key(SECOND, "account-a"))
+    moved = owner.rewrap("rt_anna", 1, old)
+    assert owner.subject("rt_anna", 2, moved).open_field("name", field) == "Anna"
 
 
 def test_fields_swapped_within_a_subject_do_not_open():
@@ -193,7 +202,7 @@ def test_a_blind_index_is_stable_and_its_own_for_account_kind_and_field():
 
 @given(st.binary(min_size=32, max_size=32), st.binary(max_size=200))
 def test_the_mac_is_hmac_sha_256_and_subkeys_are_hkdf_expand(secret, info):
-    assert mac(secret, info) == hmac.digest(secret, info, "sha256")
+    assert mac(pads(secret), info) == hmac.digest(secret, info, "sha256")
     assert expand(secret, info) == HKDFExpand(SHA256(), 32, info).derive(secret)
 
 

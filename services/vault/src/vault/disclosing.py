@@ -29,7 +29,7 @@ from vault.opening import report_broken, unlock
 from vault.scope import scoped
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from common.postgres.pool import Connection, Pool
     from vault.domain import Access
@@ -86,12 +86,14 @@ async def _enter(
         return {}
     items = [call.items[number] for number in asked]
     rows = await store.enter_disclosures(connection, items, field_set(call.fields), access)
-    accounts = await keyring.of(connection, {(row.key.account_id, row.key.epoch) for row in rows})
+    accounts = await keyring.of(connection, {(items[row.ordinal - 1].account_id, row.epoch) for row in rows})
+    places = [(name, FIELD_PLACES[name]) for name in call.fields]
     found: dict[int, Outcome] = {}
     broken: dict[int, Refusal] = {}
     for row in rows:
         number = asked[row.ordinal - 1]
-        outcome = open_item(call.items[number], call.fields, row, accounts)
+        item = call.items[number]
+        outcome = open_item(item, places, row, accounts.get(item.account_id))
         if isinstance(outcome, Refusal):
             broken[number] = outcome
         found[number] = outcome
@@ -103,10 +105,10 @@ async def _enter(
 
 
 def open_item(
-    item: DiscloseItem, fields: Sequence[str], row: Disclosable, accounts: Mapping[str, AccountKeys]
+    item: DiscloseItem, places: Sequence[tuple[str, int]], row: Disclosable, account: AccountKeys | None
 ) -> Outcome:
-    """Return the fields that the person has of those asked for, and the message key; or why not."""
-    keys = unlock(row.key, accounts)
+    """Return the fields that the person has of those asked for (name and place), and the message key; or why not."""
+    keys = unlock(account, item.token, row.epoch, row.wrapped)
     if isinstance(keys, Refusal):
         return keys
     try:
@@ -114,12 +116,12 @@ def open_item(
     except BlobError:
         return BAD_CAPSULE
     try:
-        sealed = row.fields
-        opened = {
-            name: keys.open_field(name, blob) for name in fields if (blob := sealed[FIELD_PLACES[name]]) is not None
-        }
+        opened: dict[str, str] = {}
+        for name, place in places:
+            if (blob := row.fields[place]) is not None:
+                opened[name] = keys.open_field(name, blob)
     except BlobError:
-        report_broken(row.key.token, "a field")
+        report_broken(item.token, "a field")
         return INTEGRITY_FAILED
     return DiscloseAnswer(fields=opened, message_key=message_key)
 

@@ -43,7 +43,7 @@ async def open_capsules(call: OpenCall, access: Access, pool: Pool, keyring: Key
 def _open(item: OpenItem, row: WrappedKey | None, accounts: Mapping[str, AccountKeys], erased: set[str]) -> OpenAnswer:
     if row is None or row.account_id != item.account_id:
         return OpenAnswer(problem=item_problem(ERASED if item.token in erased else UNKNOWN_RECIPIENT))
-    keys = unlock(row, accounts)
+    keys = unlock(accounts.get(row.account_id), row.token, row.epoch, row.wrapped)
     if isinstance(keys, Refusal):
         return OpenAnswer(problem=item_problem(keys))
     try:
@@ -52,15 +52,14 @@ def _open(item: OpenItem, row: WrappedKey | None, accounts: Mapping[str, Account
         return OpenAnswer(problem=item_problem(BAD_CAPSULE))
 
 
-def unlock(row: WrappedKey, accounts: Mapping[str, AccountKeys]) -> SubjectKeys | Refusal:
+def unlock(account: AccountKeys | None, token: str, epoch: int, wrapped: bytes) -> SubjectKeys | Refusal:
     """Return a stored person's keys, or why there are none."""
-    account = accounts.get(row.account_id)
     if account is not None:
         try:
-            return account.subject(row.token, row.epoch, row.wrapped)
+            return account.subject(token, epoch, wrapped)
         except BlobError:
             pass
-    report_broken(row.token, "the data key")
+    report_broken(token, "the data key")
     return INTEGRITY_FAILED
 
 

@@ -282,7 +282,7 @@ WITH asked AS (
         epoch, attempt
     FROM disclosed CROSS JOIN call
 )
-SELECT token, account_id, key_epoch, wrapped, ordinal, address, name, phone, postal_address, language, time_zone
+SELECT ordinal, key_epoch, wrapped, address, name, phone, postal_address, language, time_zone
 FROM disclosed;
 
 -- name: person_states

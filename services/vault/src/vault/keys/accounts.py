@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from vault.keys.blobs import BlobError, decrypt, encrypt, expand, mac, named, new_secret
-from vault.keys.subjects import SubjectKeys
+from vault.keys.blobs import BlobError, decrypt, encrypt, expand, mac, named, new_secret, pads
+from vault.keys.subjects import DATA_KEY_BYTES, SubjectKeys
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from vault.keys.epochs import WrappingKey
 
 BLIND_INDEX_BYTES = 16
-_EDITION_BYTES = 16
 _ACCOUNT_KEY, _INDEX_SECRET, _SUPPRESSION_SECRET = "account-key", "index-secret", "suppression-secret"
 _DATA_KEY = named("data-key")
 
@@ -53,10 +52,11 @@ class AccountKeys:
         self._ciphers: dict[int, AESGCM] = {}
         index = standing.unwrap(secrets.index_secret, named(_INDEX_SECRET, account_id))
         self._index_keys = {
-            field: expand(index, b"waystation/vault/blind-index/" + field.encode()) for field in ("address", "phone")
+            field: pads(expand(index, b"waystation/vault/blind-index/" + field.encode()))
+            for field in ("address", "phone")
         }
         suppression = standing.unwrap(secrets.suppression_secret, named(_SUPPRESSION_SECRET, account_id))
-        self._suppression_key = expand(suppression, b"waystation/vault/suppression")
+        self._suppression_key = pads(expand(suppression, b"waystation/vault/suppression"))
 
     def add(self, epoch: WrappingKey, wrapped: bytes) -> None:
         """Take the account's key of an epoch, or raise BlobError."""
@@ -85,11 +85,11 @@ class AccountKeys:
 
     def new_subject(self, token: str) -> tuple[SubjectKeys, bytes]:
         """Return the keys of a new person, and its data key wrapped under the newest epoch."""
-        return self._in_new_edition(token, self.epoch, new_secret())
+        return self._wrapped(token, self.epoch, os.urandom(DATA_KEY_BYTES))
 
     def new_edition(self, token: str, epoch: int, wrapped: bytes) -> tuple[SubjectKeys, bytes]:
-        """Return a stored person's keys for fields that are all sealed anew, and its data key wrapped for them."""
-        return self._in_new_edition(token, epoch, self.subject(token, epoch, wrapped).data_key)
+        """Return a stored person's keys, the fields' one drawn anew, since all are sealed again; and them wrapped."""
+        return self._wrapped(token, epoch, self.subject(token, epoch, wrapped).content_key + new_secret())
 
     def subject(self, token: str, epoch: int, wrapped: bytes) -> SubjectKeys:
         """Return the keys of a stored person, or raise BlobError when the row is not this account's or person's."""
@@ -107,7 +107,6 @@ class AccountKeys:
             raise BlobError("the key of its epoch is gone")
         return encrypt(self._ciphers[self.epoch], self.epoch, decrypt(cipher, wrapped, place), place)
 
-    def _in_new_edition(self, token: str, epoch: int, data_key: bytes) -> tuple[SubjectKeys, bytes]:
+    def _wrapped(self, token: str, epoch: int, data_key: bytes) -> tuple[SubjectKeys, bytes]:
         place = self._place + named(token)
-        secret = data_key + os.urandom(_EDITION_BYTES)
-        return SubjectKeys(place, secret), encrypt(self._ciphers[epoch], epoch, secret, _DATA_KEY + place)
+        return SubjectKeys(place, data_key), encrypt(self._ciphers[epoch], epoch, data_key, _DATA_KEY + place)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from hashlib import sha256
+from struct import Struct
 from typing import TYPE_CHECKING
 
 from cryptography.exceptions import InvalidTag
@@ -21,11 +22,14 @@ if TYPE_CHECKING:
 KEY_BYTES = 32
 _VERSION = b"\x01"
 _HEADER_BYTES = 5
+_header = Struct(">BI").pack
 _NONCE_BYTES = 12
 _NONCE_END = _HEADER_BYTES + _NONCE_BYTES
 _NONCES_AT_ONCE = 256
 _REST_OF_BLOCK = bytes(64 - KEY_BYTES)
 _INNER, _OUTER = (bytes(byte ^ pad for byte in range(256)) for pad in (0x36, 0x5C))
+
+Pads = tuple[bytes, bytes]
 
 
 def _random_nonces() -> Iterator[bytes]:
@@ -45,7 +49,7 @@ class BlobError(Exception):
 
 def encrypt(cipher: AESGCM, key_id: int, plaintext: bytes, place: bytes) -> bytes:
     """Seal a value for a place, as `named` gives it."""
-    header = _VERSION + key_id.to_bytes(4, "big")
+    header = _header(1, key_id)
     nonce = _next_nonce()
     return header + nonce + cipher.encrypt(nonce, plaintext, header + place)
 
@@ -65,13 +69,19 @@ def key_id_of(blob: bytes) -> int:
     return int.from_bytes(blob[1:_HEADER_BYTES], "big")
 
 
-def mac(secret: bytes, text: bytes) -> bytes:
-    """Return HMAC-SHA-256 (RFC 2104) under a 32-byte key.
+def pads(secret: bytes) -> Pads:
+    """Return a 32-byte key in the two forms in which HMAC hashes it (RFC 2104: K XOR ipad, K XOR opad)."""
+    block = secret + _REST_OF_BLOCK
+    return block.translate(_INNER), block.translate(_OUTER)
+
+
+def mac(key: Pads, text: bytes) -> bytes:
+    """Return HMAC-SHA-256 (RFC 2104).
 
     The libraries' one-shot calls look up the digest by its name each time, which costs twice the two hashes.
     """
-    block = secret + _REST_OF_BLOCK
-    return sha256(block.translate(_OUTER) + sha256(block.translate(_INNER) + text).digest()).digest()
+    inner, outer = key
+    return sha256(outer + sha256(inner + text).digest()).digest()
 
 
 def expand(secret: bytes, info: bytes) -> bytes:
@@ -79,7 +89,7 @@ def expand(secret: bytes, info: bytes) -> bytes:
 
     The extract step is left out as section 3.3 allows: every secret here is uniformly random.
     """
-    return mac(secret, info + b"\x01")
+    return mac(pads(secret), info + b"\x01")
 
 
 def new_secret() -> bytes:
@@ -89,4 +99,7 @@ def new_secret() -> bytes:
 
 def named(*names: str) -> bytes:
     """Return the names of a place, each with its length before it; joined places name a place again."""
-    return "".join([f"{len(name)}:{name}|" for name in names]).encode()
+    place = ""
+    for name in names:
+        place += f"{len(name)}:{name}|"
+    return place.encode()

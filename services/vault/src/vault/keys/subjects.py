@@ -1,7 +1,8 @@
-"""A person's keys: one for its fields, one for the keys of its messages, both from its data key (HKDF, RFC 5869).
+"""A person's data key: two random keys in one wrapping, one for the keys of its messages, one for its fields.
 
-The key of the fields is also derived from their edition, 128 random bits that are wrapped with the data key and drawn
-anew whenever a field changes: an older value does not open in the place where it once stood.
+The key of the fields belongs to one edition of them and is drawn anew whenever a field changes: an older value does not
+open in the place where it once stood. Older data keys are 32 bytes that both keys are derived from (HKDF, RFC 5869), or
+these with 16 bytes behind them that stand for the edition; they stay so until a field changes.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from vault.domain import FIELD_BITS
 from vault.keys.blobs import KEY_BYTES, BlobError, decrypt, encrypt, expand, named
 
 GENERATION = 1
+DATA_KEY_BYTES = 2 * KEY_BYTES
 _CAPSULE = named("capsule")
 _FIELD = {name: named("field", name) for name in FIELD_BITS}
 _FIELDS, _CONTENT = b"waystation/vault/fields", b"waystation/vault/content"
@@ -20,13 +22,15 @@ _FIELDS, _CONTENT = b"waystation/vault/fields", b"waystation/vault/content"
 class SubjectKeys:
     """Seals and opens for one person; lives for one item of one call."""
 
-    __slots__ = ("_edition", "_fields", "_place", "data_key")
+    __slots__ = ("_fields", "_fields_key", "_place", "content_key")
 
-    def __init__(self, place: bytes, secret: bytes) -> None:
-        """Take a data key with the edition of the fields behind it; one of before there were editions has none."""
+    def __init__(self, place: bytes, data_key: bytes) -> None:
+        """Take a data key of 64 bytes, or an older one."""
+        if len(data_key) != DATA_KEY_BYTES:
+            data_key = _derived(data_key)
         self._place = place
-        self.data_key = secret[:KEY_BYTES]
-        self._edition = secret[KEY_BYTES:]
+        self.content_key = data_key[:KEY_BYTES]
+        self._fields_key = data_key[KEY_BYTES:]
         self._fields: AESGCM | None = None
 
     def seal_field(self, field: str, value: str) -> bytes:
@@ -40,17 +44,21 @@ class SubjectKeys:
 
     def wrap_message_key(self, message_id: str, key: bytes) -> bytes:
         """Return the capsule: a message's key that only this person's key opens."""
-        cipher = AESGCM(expand(self.data_key, _CONTENT))
-        return encrypt(cipher, GENERATION, key, self._place + _CAPSULE + named(message_id))
+        return encrypt(AESGCM(self.content_key), GENERATION, key, self._place + _CAPSULE + named(message_id))
 
     def unwrap_message_key(self, message_id: str, capsule: bytes) -> bytes:
         """Return the message's key, or raise BlobError."""
-        cipher = AESGCM(expand(self.data_key, _CONTENT))
-        key = decrypt(cipher, capsule, self._place + _CAPSULE + named(message_id))
+        key = decrypt(AESGCM(self.content_key), capsule, self._place + _CAPSULE + named(message_id))
         if len(key) != KEY_BYTES:
             raise BlobError("the capsule holds no message key")
         return key
 
     def _for_fields(self) -> AESGCM:
-        self._fields = AESGCM(expand(self.data_key, _FIELDS + self._edition))
+        self._fields = AESGCM(self._fields_key)
         return self._fields
+
+
+def _derived(older: bytes) -> bytes:
+    """Return the data key that an older one stands for."""
+    secret, edition = older[:KEY_BYTES], older[KEY_BYTES:]
+    return expand(secret, _CONTENT) + expand(secret, _FIELDS + edition)

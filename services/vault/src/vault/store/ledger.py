@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from common.contracts.vault import Unsettled
 from vault.domain import Access, Instruction, field_names
 from vault.store.columns import SQL, Blobs, columns_of, joined
-from vault.store.epochs import WrappedKey
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,10 +20,11 @@ LEDGER_ROWS_MAX = 1000
 
 
 class Disclosable(NamedTuple):
-    """An item whose ledger row was written: its place in the call, wrapped data key and sealed fields."""
+    """An item whose ledger row was written: its place in the call from 1, wrapped data key and sealed fields."""
 
-    key: WrappedKey
     ordinal: int
+    epoch: int
+    wrapped: bytes
     fields: Blobs
 
 
@@ -75,7 +75,7 @@ async def enter_disclosures(
     )
     caller = (access.caller, access.operation, access.purpose, access.case_id, access.user_id)
     rows = await connection.fetch(SQL["enter_disclosures"], *columns, fields, access.provider, *caller, access.items)
-    return [Disclosable(WrappedKey(*row[:4]), row[4], row[5:]) for row in rows]
+    return [Disclosable(row[0], row[1], row[2], row[3:]) for row in rows]
 
 
 async def unsettled(connection: Connection, since: datetime, caller: str) -> list[Unsettled]:
