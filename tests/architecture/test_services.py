@@ -197,8 +197,8 @@ loops = [o for o in gc.get_objects() if isinstance(o, asyncio.AbstractEventLoop)
 print(len(names), round(seconds, 2), sorted(set(done)), len(loops), threading.active_count())
 assert not done and not loops and threading.active_count() == 1 and seconds < float(sys.argv[2])
 """
-IMPORT_SECONDS_MAX = 2.0
-"""CPU seconds, third-party packages included; about half a second on a quiet machine."""
+IMPORT_SECONDS_MAX = 6.0
+"""CPU seconds, third-party packages included: half a second to two by the machine. Hashing or training takes more."""
 
 
 @pytest.mark.parametrize("name", [*LIBRARIES, *SERVICES])
