@@ -86,12 +86,12 @@ class Planner:
         verified, unauthorised = self._verify(batch)
         has_room = await self.dispatcher.wait_for_room(len(verified), ROOM_WAIT_SECONDS)
         asked_at = time.monotonic()
-        added = await self._store(verified, unauthorised, lease=has_room)
+        leased = await self._store(verified, unauthorised, lease=has_room)
         deadline = self.dispatcher.leases.deadline(asked_at)
         self.dispatcher.take(
             Leased(one.instruction, one.verdict, epoch=1, deadline=deadline, attempts=0, traceparent=one.traceparent)
             for one in verified
-            if added.get(one.instruction.instruction.message_id) == DeliveryState.HANDING
+            if one.instruction.instruction.message_id in leased
         )
 
     async def plan_again(self, batch: Sequence[Received[VerdictReached]]) -> None:
@@ -101,22 +101,23 @@ class Planner:
 
     async def _store(
         self, verified: Sequence[Verified], unauthorised: Sequence[store.Unauthorised], *, lease: bool
-    ) -> dict[str, str]:
-        """Return the states of what was not planned before, unless it had a receipt at once."""
+    ) -> set[str]:
+        """Return the message ids of what was not planned before and is leased now."""
         now = self.now()
         standings = await store.know_accounts(self.pool, {one.instruction.instruction.account_id for one in verified})
         planned = sorted(_plan(one, standings, now, lease=lease) for one in verified)
         silent, told = [row for row in planned if not row.sequence], [row for row in planned if row.sequence]
         if told or unauthorised:
             await self._store_told(told, unauthorised, now)
-        return await store.insert_deliveries(self.pool, silent, self.lease_seconds) if silent else {}
+        added = await store.insert_deliveries(self.pool, silent, self.lease_seconds) if silent else set()
+        return {row.message_id for row in silent if row.state == DeliveryState.HANDING and row.message_id in added}
 
     async def _store_told(
         self, planned: Sequence[store.PlannedDelivery], unauthorised: Sequence[store.Unauthorised], now: datetime
     ) -> None:
         async with self.pool.acquire() as connection, connection.transaction():
             await store.insert_unauthorised(connection, unauthorised)
-            added = await store.insert_deliveries(connection, planned, self.lease_seconds) if planned else {}
+            added = await store.insert_deliveries(connection, planned, self.lease_seconds) if planned else set()
             changes = [_said(row) for row in planned if row.message_id in added]
             traces = {row.message_id: row.traceparent for row in planned}
             stored = await store_receipts(connection, self.signer, changes, now, traces)

@@ -1,3 +1,6 @@
+-- Columns of a batch are unnested in a SELECT list: in FROM each would be written into a tuplestore of its own and read
+-- back, which was a fifth of what a row cost.
+
 -- Where few of the leased rows are named by id, they are asked for by `lease_until IS NOT NULL`, which is the same as
 -- `state = 'handing'` (the table says so): asked for by state, they would be looked for among all leased rows, dead ones
 -- too, by the index of leases. Renewing and releasing name nearly all of them: there that index is right.
@@ -13,7 +16,7 @@ INSERT INTO standings (account_id) SELECT unnest($1::text[]) ON CONFLICT DO NOTH
 -- name: insert_deliveries
 -- Store planned deliveries with their records, in one order; only those that were not there are returned (rule newOnly).
 -- The records are large: they go from the parameter to their table and through no join. Both rows of a message are
--- written by one statement, so that the one is there if and only if the other is.
+-- written by one statement, so that the one is there if and only if the other is, and only one asks for conflicts.
 WITH added AS (
     INSERT INTO deliveries (message_id, account_id, recipient_token, tool, instruction_digest, content_digest, state,
         reason, epoch, lease_until, sequence, due_at, not_after, duplicates_allowed, admitted_at)
@@ -21,17 +24,23 @@ WITH added AS (
         reason, CASE state WHEN 'handing' THEN 1 ELSE 0 END,
         CASE state WHEN 'handing' THEN now() + make_interval(secs => $16) END,
         sequence, due_at, not_after, duplicates_allowed, admitted_at
-    FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
-        $9::integer[], $10::timestamptz[], $11::timestamptz[], $12::boolean[], $13::timestamptz[])
-    AS t(message_id, account_id, recipient_token, tool, instruction_digest, content_digest, state, reason,
-        sequence, due_at, not_after, duplicates_allowed, admitted_at)
-    ON CONFLICT DO NOTHING RETURNING message_id, state
+    FROM (
+        SELECT unnest($1::uuid[]) AS message_id, unnest($2::text[]) AS account_id, unnest($3::text[]) AS recipient_token,
+            unnest($4::text[]) AS tool, unnest($5::text[]) AS instruction_digest, unnest($6::text[]) AS content_digest,
+            unnest($7::text[]) AS state, unnest($8::text[]) AS reason, unnest($9::integer[]) AS sequence,
+            unnest($10::timestamptz[]) AS due_at, unnest($11::timestamptz[]) AS not_after,
+            unnest($12::boolean[]) AS duplicates_allowed, unnest($13::timestamptz[]) AS admitted_at
+    ) AS t
+    ON CONFLICT DO NOTHING RETURNING message_id
 ), stored AS (
     INSERT INTO contents (message_id, event, traceparent)
-    SELECT unnest($1::uuid[]), unnest($14::bytea[]), unnest($15::bytea[])
-    ON CONFLICT DO NOTHING
+    SELECT c.message_id, c.event, c.traceparent
+    FROM (
+        SELECT unnest($1::uuid[]) AS message_id, unnest($14::bytea[]) AS event, unnest($15::bytea[]) AS traceparent
+    ) AS c
+    WHERE c.message_id = ANY(ARRAY(SELECT message_id FROM added))
 )
-SELECT message_id, state FROM added
+SELECT ARRAY(SELECT message_id::text FROM added)
 
 -- name: insert_unauthorised
 -- Count what came without authority; the same record again is the same row.
@@ -97,11 +106,15 @@ SELECT message_id, number, result FROM attempts WHERE message_id = ANY($1::uuid[
 -- Accepted calls under leases of this worker, with their receipts (rules outcomeByAttempt, join, lattice, outbox): one
 -- accepted attempt makes a delivery handed over whatever became of the others. An attempt is closed only under the lock
 -- of its delivery, so one that was begun under the present epoch of a delivery that is still `handing` is open. What is
--- not as this worker remembers it is not returned.
+-- not as this worker remembers it is not returned. The planner takes one row for the result of an UPDATE and few for
+-- `result IN (...)`, and would loop over the batch for each row of it: hence ARRAY and NOT IN.
 WITH moved AS (
     UPDATE deliveries d
     SET state = 'handed_over', reason = o.reason, sequence = o.sequence, lease_until = NULL, changed_at = now()
-    FROM unnest($1::uuid[], $2::integer[], $3::integer[], $5::text[]) AS o(message_id, epoch, sequence, reason)
+    FROM (
+        SELECT unnest($1::uuid[]) AS message_id, unnest($2::integer[]) AS epoch, unnest($3::integer[]) AS sequence,
+            unnest($5::text[]) AS reason
+    ) AS o
     WHERE d.message_id = ANY($1::uuid[]) AND d.message_id = o.message_id AND d.lease_until IS NOT NULL AND d.epoch = o.epoch
         AND d.sequence = o.sequence - 1
     RETURNING d.message_id
@@ -109,18 +122,23 @@ WITH moved AS (
     UPDATE attempts a
     SET result = 'accepted', reason = o.reason, reply_code = o.reply_code, reply_sealed = o.reply_sealed,
         settled_at = now()
-    FROM unnest($1::uuid[], $4::integer[], $5::text[], $6::integer[], $7::bytea[])
-        AS o(message_id, number, reason, reply_code, reply_sealed) JOIN moved USING (message_id)
-    WHERE a.message_id = ANY($1::uuid[]) AND a.message_id = o.message_id AND a.number = o.number
-        AND a.result IN ('open', 'doubt')
+    FROM (
+        SELECT unnest($1::uuid[]) AS message_id, unnest($4::integer[]) AS number, unnest($5::text[]) AS reason,
+            unnest($6::integer[]) AS reply_code, unnest($7::bytea[]) AS reply_sealed
+    ) AS o
+    WHERE a.message_id = ANY(ARRAY(SELECT message_id FROM moved)) AND a.message_id = o.message_id AND a.number = o.number
+        AND a.result NOT IN ('accepted', 'refused', 'later', 'unreached')
 ), stored AS (
     INSERT INTO outbox (topic, key, value, headers)
     SELECT o.topic, o.key, o.value, o.headers
-    FROM unnest($1::uuid[], $8::text[], $9::bytea[], $10::bytea[], $11::text[]) WITH ORDINALITY
-        AS o(message_id, topic, key, value, headers, place) JOIN moved USING (message_id)
-    ORDER BY o.place RETURNING id
+    FROM (
+        SELECT unnest($1::uuid[]) AS message_id, unnest($8::text[]) AS topic, unnest($9::bytea[]) AS key,
+            unnest($10::bytea[]) AS value, unnest($11::text[]) AS headers
+    ) AS o
+    WHERE o.message_id = ANY(ARRAY(SELECT message_id FROM moved))
+    RETURNING id
 )
-SELECT (SELECT array_agg(message_id) FROM moved) AS moved, (SELECT array_agg(id ORDER BY id) FROM stored) AS stored
+SELECT ARRAY(SELECT message_id::text FROM moved) AS moved, ARRAY(SELECT id FROM stored ORDER BY id) AS stored
 
 -- name: settle_attempts
 -- Write outcomes by attempt, no lease needed (rule outcomeByAttempt); a known answer is never overwritten.
@@ -144,7 +162,7 @@ WHERE d.message_id = ANY($1::uuid[]) AND d.message_id = c.message_id
 -- Begin attempts in one statement: lease epoch and standing are checked and the attempt opened together
 -- (rules epoch, standingInBegin). Who is not returned lost the lease, the standing or the window.
 WITH wanted AS (
-    SELECT * FROM unnest($1::uuid[], $2::integer[], $3::text[]) AS w(message_id, epoch, account_id)
+    SELECT unnest($1::uuid[]) AS message_id, unnest($2::integer[]) AS epoch, unnest($3::text[]) AS account_id
 ), allowed AS (
     SELECT account_id FROM standings
     WHERE account_id = ANY($3::text[]) AND standing NOT IN ('suspended', 'blocked')
@@ -159,7 +177,7 @@ WITH wanted AS (
     INSERT INTO attempts (message_id, number, epoch, round, provider, result)
     SELECT message_id, number, epoch, round, $4, 'open' FROM begun
 )
-SELECT message_id, number FROM begun
+SELECT message_id::text, number FROM begun
 
 -- name: recall_attempts
 -- Attempts that receipts or the vault's ledger tell of, in a database that was put back; what is known stays.
