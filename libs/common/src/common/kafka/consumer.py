@@ -30,7 +30,7 @@ from faststream.kafka.message import KafkaAckableMessage
 from faststream.security import SASLScram256
 from opentelemetry.trace import SpanKind
 
-from common.events.envelope import Event, EventError, decode_one_of, traceparent_of
+from common.events.envelope import EventError, Readable, decode_one_of, traceparent_of
 from common.kafka.health import ConsumerHealth
 from common.kafka.publisher import PublishError
 from common.kafka.records import Record
@@ -84,7 +84,7 @@ RETRYABLE = (
     asyncpg.PostgresSystemError,
 )
 
-E = TypeVar("E", bound=Event)
+E = TypeVar("E", bound=Readable)
 
 
 @dataclass(frozen=True, slots=True)
