@@ -11,7 +11,7 @@ import contextlib
 import random
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from common.security.sealing import keyed_digest, seal
 from common.telemetry.measuring import Measures
@@ -53,8 +53,7 @@ class Called:
     at_once: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class SealedReply:
+class SealedReply(NamedTuple):
     """A provider's reply under the message key, where it was kept, and its digest under the same key."""
 
     sealed: bytes | None

@@ -18,7 +18,7 @@ import asyncio
 import logging
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
 
 import asyncpg
 import httpx
@@ -87,8 +87,7 @@ RETRYABLE = (
 E = TypeVar("E", bound=Readable)
 
 
-@dataclass(frozen=True, slots=True)
-class Received(Generic[E]):
+class Received(NamedTuple, Generic[E]):
     """A decoded event with the record that carried it, and its span when it is sampled."""
 
     event: E

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from routing.domain import AttemptResult, Outcome
 
@@ -18,8 +18,7 @@ _ADDRESS = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Mail:
+class Mail(NamedTuple):
     """An envelope and its content, checked for what SMTP itself forbids; `mail_from` and `rcpt_to` are wire bytes."""
 
     mail_from: bytes
