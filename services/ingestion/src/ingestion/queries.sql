@@ -29,8 +29,8 @@ JOIN messages m USING (account_id, idempotency_key)
 
 -- name: admit
 -- Rule oneTransaction: message rows and their outbox rows, for those whose idempotency key is new. The large columns are
--- read once and not joined, and unnested in a SELECT list: in FROM each column would be written into a tuplestore of its
--- own and read back. Outbox ids grow in the order of what was offered; the ids of the admitted messages are told
+-- read once and not joined, and unnested in a SELECT list: in FROM each column is written into a tuplestore of its own
+-- and read back. Outbox ids grow in the order of what was offered; the ids of the admitted messages are told
 -- only when they are not all of them.
 WITH admitted AS (
     INSERT INTO messages (

@@ -1,7 +1,10 @@
--- Columns of a batch are unnested in a SELECT list: in FROM each would be written into a tuplestore of its own and read
--- back, which was a fifth of what a row cost.
+-- Columns of a batch are unnested in a SELECT list: in FROM each is written into a tuplestore of its own and read back.
+--
+-- A batch is joined with its rows by a hash. Where statistics tell the planner that next to no row has a lease or an
+-- open attempt, it expects one row and loops over the whole batch for each that there is. So the statements of every
+-- message ask in words of which it knows nothing: num_nonnulls, array_position, ARRAY of a CTE instead of a join.
 
--- Where few of the leased rows are named by id, they are asked for by `lease_until IS NOT NULL`, which is the same as
+-- Where few of the leased rows are named by id, they are asked for by `lease_until`, which is there exactly where
 -- `state = 'handing'` (the table says so): asked for by state, they would be looked for among all leased rows, dead ones
 -- too, by the index of leases. Renewing and releasing name nearly all of them: there that index is right.
 
@@ -106,8 +109,7 @@ SELECT message_id, number, result FROM attempts WHERE message_id = ANY($1::uuid[
 -- Accepted calls under leases of this worker, with their receipts (rules outcomeByAttempt, join, lattice, outbox): one
 -- accepted attempt makes a delivery handed over whatever became of the others. An attempt is closed only under the lock
 -- of its delivery, so one that was begun under the present epoch of a delivery that is still `handing` is open. What is
--- not as this worker remembers it is not returned. The planner takes one row for the result of an UPDATE and few for
--- `result IN (...)`, and would loop over the batch for each row of it: hence ARRAY and NOT IN.
+-- not as this worker remembers it is not returned.
 WITH moved AS (
     UPDATE deliveries d
     SET state = 'handed_over', reason = o.reason, sequence = o.sequence, lease_until = NULL, changed_at = now()
@@ -115,8 +117,8 @@ WITH moved AS (
         SELECT unnest($1::uuid[]) AS message_id, unnest($2::integer[]) AS epoch, unnest($3::integer[]) AS sequence,
             unnest($5::text[]) AS reason
     ) AS o
-    WHERE d.message_id = ANY($1::uuid[]) AND d.message_id = o.message_id AND d.lease_until IS NOT NULL AND d.epoch = o.epoch
-        AND d.sequence = o.sequence - 1
+    WHERE d.message_id = ANY($1::uuid[]) AND d.message_id = o.message_id AND num_nonnulls(d.lease_until) > 0
+        AND d.epoch = o.epoch AND d.sequence = o.sequence - 1
     RETURNING d.message_id
 ), settled AS (
     UPDATE attempts a
@@ -127,7 +129,7 @@ WITH moved AS (
             unnest($6::integer[]) AS reply_code, unnest($7::bytea[]) AS reply_sealed
     ) AS o
     WHERE a.message_id = ANY(ARRAY(SELECT message_id FROM moved)) AND a.message_id = o.message_id AND a.number = o.number
-        AND a.result NOT IN ('accepted', 'refused', 'later', 'unreached')
+        AND array_position(ARRAY['open', 'doubt'], a.result) > 0
 ), stored AS (
     INSERT INTO outbox (topic, key, value, headers)
     SELECT o.topic, o.key, o.value, o.headers
@@ -170,8 +172,8 @@ WITH wanted AS (
 ), begun AS (
     UPDATE deliveries d SET attempts = d.attempts + 1
     FROM wanted w JOIN allowed USING (account_id)
-    WHERE d.message_id = ANY($1::uuid[]) AND d.message_id = w.message_id AND d.lease_until IS NOT NULL AND d.epoch = w.epoch
-        AND d.not_after > now()
+    WHERE d.message_id = ANY($1::uuid[]) AND d.message_id = w.message_id AND num_nonnulls(d.lease_until) > 0
+        AND d.epoch = w.epoch AND d.not_after > now()
     RETURNING d.message_id, d.attempts AS number, d.epoch, d.round
 ), opened AS (
     INSERT INTO attempts (message_id, number, epoch, round, provider, result)
