@@ -149,7 +149,7 @@ UPDATE attempts a SET result = o.result, reason = o.reason, reply_code = o.reply
 FROM unnest($1::uuid[], $2::integer[], $3::text[], $4::text[], $5::integer[], $6::bytea[])
     AS o(message_id, number, result, reason, reply_code, reply_sealed)
 WHERE a.message_id = ANY($1::uuid[]) AND a.message_id = o.message_id AND a.number = o.number
-    AND a.result IN ('open', 'doubt')
+    AND array_position(ARRAY['open', 'doubt'], a.result) > 0
 RETURNING a.message_id, a.number
 
 -- name: change_deliveries
