@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from common.contracts.vault import DiscloseAnswer
 from common.events.enforcement import StandingChanged
 from common.events.intake import Instruction, MessageAdmitted, SealedContent
-from common.events.screening import Verdict, VerdictReached, VerdictRevised, VerdictRevision
+from common.events.screening import SentVerdict, Verdict, VerdictReached, VerdictRevised, VerdictRevision
 from common.http.problems import TYPE_PREFIX
 from common.ids import new_id, new_recipient_token
 from common.kafka.consumer import Received
@@ -207,7 +207,7 @@ def received(event):
     record = SimpleNamespace(
         topic="screening.verdicts", partition=0, offset=next(offsets), value=value, headers=(), key=event.key.encode()
     )
-    return Received(event, record)
+    return Received(SentVerdict.from_json(value) if isinstance(event, VerdictReached) else event, record)
 
 
 def verdict_event(action="allow", account="acme", key=None, content=b"Subject: hi\r\n\r\nhello\r\n", **fields):

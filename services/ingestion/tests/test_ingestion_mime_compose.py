@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import base64
-import dataclasses
 import re
 from datetime import UTC, datetime
 from email import message_from_string, policy
@@ -140,21 +139,17 @@ def test_what_is_composed_is_a_mail_that_would_be_carried_unchanged(subject, nam
 def test_header_injection_is_refused_in_every_value(value, bad, at):
     hostile = value[:at] + bad + value[at:]
     plain = Email("s", text="x")
-    assert refused(dataclasses.replace(plain, subject=hostile)).field == "content.subject"
+    assert refused(plain._replace(subject=hostile)).field == "content.subject"
     assert refused(plain, sender=Mailbox("a@b.example", hostile)).field == "sender.name"
     assert refused(plain, recipient=Mailbox(hostile)).field == "recipient.address"
-    assert (
-        refused(dataclasses.replace(plain, reply_to=Mailbox("a@b.example", hostile))).field == "content.reply_to.name"
-    )
-    assert (
-        refused(dataclasses.replace(plain, unsubscribe_url=f"https://a/{hostile}")).field == "content.unsubscribe_url"
-    )
-    assert refused(dataclasses.replace(plain, in_reply_to=f"<{hostile}@a>")).field == "content.in_reply_to"
-    assert refused(dataclasses.replace(plain, references=("<a@b>", f"<{hostile}>"))).field == "content.references[1]"
+    assert refused(plain._replace(reply_to=Mailbox("a@b.example", hostile))).field == "content.reply_to.name"
+    assert refused(plain._replace(unsubscribe_url=f"https://a/{hostile}")).field == "content.unsubscribe_url"
+    assert refused(plain._replace(in_reply_to=f"<{hostile}@a>")).field == "content.in_reply_to"
+    assert refused(plain._replace(references=("<a@b>", f"<{hostile}>"))).field == "content.references[1]"
     named = Attachment(hostile, "text/csv", b"")
-    assert refused(dataclasses.replace(plain, attachments=(named,))).field == "content.attachments[0].filename"
+    assert refused(plain._replace(attachments=(named,))).field == "content.attachments[0].filename"
     typed = Attachment("a", f"text/{hostile}", b"")
-    assert refused(dataclasses.replace(plain, attachments=(typed,))).field == "content.attachments[0].content_type"
+    assert refused(plain._replace(attachments=(typed,))).field == "content.attachments[0].content_type"
 
 
 def test_a_refusal_never_repeats_the_value():
@@ -264,7 +259,7 @@ def test_an_internationalised_domain_needs_no_smtputf8():
     ],
 )
 def test_what_cannot_be_carried_is_refused_with_its_field_and_limit(change, field, limit):
-    error = refused(dataclasses.replace(Email("s", text="x"), **change))
+    error = refused(Email("s", text="x")._replace(**change))
     assert (error.field, error.limit) == (field, limit)
     assert error.reason
 

@@ -183,14 +183,15 @@ class Admission:
         """
         now = self._now()
         authorities = await store.authorities(self._pool, {each.key_digest for each in submissions}, self._rules)
-        known = await store.known_messages(self._pool, list(_keys(submissions, authorities)))
+        keys = [_key_of(authorities.get(each.key_digest), each.parsed) for each in submissions]
+        known = await store.known_messages(self._pool, [key for key in keys if key is not None])
         view = _View(authorities, known, {}, now)
         outcomes: dict[int, Outcome] = {}
         candidates: list[_Candidate] = []
         followers: list[_Follower] = []
-        for position, submission in enumerate(submissions):
+        for position, (submission, key) in enumerate(zip(submissions, keys, strict=True)):
             try:
-                found = self._decide(position, submission, view)
+                found = self._decide(position, submission, key, view)
             except Problem as refusal:
                 found = refusal
             if isinstance(found, _Candidate):
@@ -210,12 +211,14 @@ class Admission:
             self._items.add(count, kind)
         return [outcomes[position] for position in range(len(submissions))]
 
-    def _decide(self, position: int, submission: Submission, view: _View) -> _Candidate | _Follower | Outcome:
+    def _decide(
+        self, position: int, submission: Submission, key: Key | None, view: _View
+    ) -> _Candidate | _Follower | Outcome:
         """Make the checks that need no content, in the order of the contract; a Problem is raised or returned."""
         authority, item = view.opened(submission), submission.parsed
         if isinstance(item, Problem):
             return item
-        key, fingerprint = _key_of(authority, item), item.fingerprint()
+        fingerprint = item.fingerprint()
         if key is not None and key in view.known:
             return _answer_again(view.known[key], fingerprint)
         if key is not None and key in view.leaders:
@@ -373,19 +376,10 @@ def _kind(outcome: Outcome) -> str:
     return outcome.kind if isinstance(outcome, Problem) else "admitted"
 
 
-def _key_of(authority: Authority, item: MessageItem) -> Key | None:
-    if item.idempotency_key is None:
+def _key_of(authority: Authority | None, item: Parsed) -> Key | None:
+    if authority is None or isinstance(item, Problem) or item.idempotency_key is None:
         return None
     return authority.account_id, sha256(item.idempotency_key.encode()).digest()
-
-
-def _keys(submissions: Iterable[Submission], authorities: Mapping[bytes, Authority]) -> Iterable[Key]:
-    for submission in submissions:
-        authority = authorities.get(submission.key_digest)
-        if authority is None or isinstance(submission.parsed, Problem):
-            continue
-        if key := _key_of(authority, submission.parsed):
-            yield key
 
 
 def _answer_again(row: AdmittedRow, fingerprint: bytes) -> Outcome:

@@ -6,7 +6,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
-from common.events import ReceiptIssued, StandingChanged
+from common.events import StandingChanged
+from common.events.routing import SentReceipt
 from common.http.direct import include, serve_directly
 from common.http.health import consumer_check, health_routes, postgres_check, table_check
 from common.http.observed import observe
@@ -131,7 +132,7 @@ async def _start_reading(
     stack.push_async_callback(standings.stop)
     keys = TrustedKeys.from_folder("receipt", settings.trusted_keys_dir)
     tracing = Subscription(
-        ReceiptIssued,
+        SentReceipt,
         TRACING_GROUP,
         partial(on_receipts, pool=pool, keys=keys),
         publisher,

@@ -14,7 +14,8 @@ from ingestion.store import Unauthorised
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from common.events import ReceiptIssued, StandingChanged
+    from common.events import StandingChanged
+    from common.events.routing import SentReceipt
     from common.kafka.consumer import Received
     from common.postgres.pool import Pool
     from common.security.signing import TrustedKeys
@@ -23,7 +24,7 @@ _EVENT_ID_CHARACTERS_MAX = 200
 log = logging.getLogger(__name__)
 
 
-async def on_receipts(batch: Sequence[Received[ReceiptIssued]], *, pool: Pool, keys: TrustedKeys) -> None:
+async def on_receipts(batch: Sequence[Received[SentReceipt]], *, pool: Pool, keys: TrustedKeys) -> None:
     """Store the steps that routing signed; keep what it did not sign apart, with the reason."""
     receipts: list[Receipt] = []
     unauthorised: list[Unauthorised] = []
@@ -37,18 +38,18 @@ async def on_receipts(batch: Sequence[Received[ReceiptIssued]], *, pool: Pool, k
         log.warning("%d receipts were not signed by routing; see GET /v1/unauthorised", len(unauthorised))
 
 
-def verified_receipt(event: ReceiptIssued, keys: TrustedKeys) -> Receipt:
+def verified_receipt(event: SentReceipt, keys: TrustedKeys) -> Receipt:
     """Return a receipt that routing signed, or raise SignatureError."""
     keys.verify(event.receipt)
     try:
-        receipt = Receipt.model_validate(event.receipt.statement)
+        receipt = event.receipt.read(Receipt)
         UUID(receipt.message_id)
     except ValueError:
         raise SignatureError("receipt: the signed statement has not the shape of a receipt") from None
     return receipt
 
 
-def _unauthorised(received: Received[ReceiptIssued], reason: str) -> Unauthorised:
+def _unauthorised(received: Received[SentReceipt], reason: str) -> Unauthorised:
     record = received.record
     named = next((value for name, value in record.headers if name == "ce_id"), None) or b""
     event_id = named.decode("utf-8", "replace").replace("\0", "")[:_EVENT_ID_CHARACTERS_MAX]

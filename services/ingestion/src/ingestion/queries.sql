@@ -29,17 +29,17 @@ JOIN messages m USING (account_id, idempotency_key)
 
 -- name: admit
 -- Rule oneTransaction: message rows and their outbox rows, for those whose idempotency key is new. The large columns are
--- read once and not joined. Outbox ids grow in the order of what was offered; the ids of the admitted messages are told
+-- read once and not joined, and unnested in a SELECT list: in FROM each column is written into a tuplestore of its own
+-- and read back. Outbox ids grow in the order of what was offered; the ids of the admitted messages are told
 -- only when they are not all of them.
 WITH admitted AS (
     INSERT INTO messages (
         id, account_id, idempotency_key, fingerprint, tool, inbox_id, recipient_token, content_digest,
         instruction_digest, signed_instruction, reference, admitted_at
     )
-    SELECT * FROM unnest(
-        $1::uuid[], $2::uuid[], $3::bytea[], $4::bytea[], $5::text[], $6::uuid[], $7::text[], $8::text[], $9::text[],
-        $10::text[], $11::text[], $12::timestamptz[]
-    )
+    SELECT unnest($1::uuid[]), unnest($2::uuid[]), unnest($3::bytea[]), unnest($4::bytea[]), unnest($5::text[]),
+        unnest($6::uuid[]), unnest($7::text[]), unnest($8::text[]), unnest($9::text[]), unnest($10::text[]),
+        unnest($11::text[]), unnest($12::timestamptz[])
     ON CONFLICT (account_id, idempotency_key) DO NOTHING
     RETURNING id, account_id, admitted_at
 ), awaited AS (
@@ -47,7 +47,10 @@ WITH admitted AS (
 ), told AS (
     INSERT INTO outbox (topic, key, value, headers)
     SELECT $13, o.key, o.value, o.headers
-    FROM unnest($1::uuid[], $14::bytea[], $15::bytea[], $16::text[]) AS o (id, key, value, headers)
+    FROM (
+        SELECT unnest($1::uuid[]) AS id, unnest($14::bytea[]) AS key, unnest($15::bytea[]) AS value,
+            unnest($16::text[]) AS headers
+    ) AS o
     WHERE o.id = ANY (ARRAY(SELECT id FROM admitted))
     RETURNING id
 )
@@ -77,9 +80,8 @@ INSERT INTO awaiting_receipt (message_id, account_id, admitted_at) SELECT id, ac
 -- Receipts as steps of their messages; a receipt seen before changes nothing.
 WITH told AS (
     INSERT INTO message_steps (message_id, sequence, state, reason, attempt, provider, reply_code, occurred_at)
-    SELECT * FROM unnest(
-        $1::uuid[], $2::int[], $3::text[], $4::text[], $5::int[], $6::text[], $7::int[], $8::timestamptz[]
-    )
+    SELECT unnest($1::uuid[]), unnest($2::int[]), unnest($3::text[]), unnest($4::text[]), unnest($5::int[]),
+        unnest($6::text[]), unnest($7::int[]), unnest($8::timestamptz[])
     ON CONFLICT (message_id, sequence) DO NOTHING
 ), first AS (
     DELETE FROM awaiting_receipt WHERE message_id = ANY($1::uuid[]) RETURNING admitted_at

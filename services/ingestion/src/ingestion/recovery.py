@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import orjson
 
 from common.events.intake import Instruction, MessageAdmitted
-from common.events.routing import ReceiptIssued
+from common.events.routing import SentReceipt
 from common.kafka.replay import replay
 from common.security.signing import SignatureError, TrustedKeys
 from ingestion import store
@@ -49,7 +49,7 @@ class MessagesAgain:
         client_id = f"{self.client_id}-recovery"
         await replay(self.access, MessageAdmitted, recovery.since, self._put_back, client_id=client_id)
         told = partial(on_receipts, pool=self.pool, keys=self.receipt_keys)
-        await replay(self.access, ReceiptIssued, recovery.since, told, client_id=client_id)
+        await replay(self.access, SentReceipt, recovery.since, told, client_id=client_id)
         if self.unsealed:
             log.error("%d messages came back without their idempotency keys: their repetition is new", self.unsealed)
 

@@ -31,8 +31,7 @@ Key = tuple[str, bytes]
 """Account id and digest of an idempotency key."""
 
 
-@dataclass(frozen=True, slots=True)
-class AdmittedRow:
+class AdmittedRow(NamedTuple):
     """A message as its row tells it."""
 
     id: str
@@ -42,8 +41,7 @@ class AdmittedRow:
     signed_instruction: str
 
 
-@dataclass(frozen=True, slots=True)
-class NewMessage:
+class NewMessage(NamedTuple):
     """A message that is ready to be admitted, with the record that tells it."""
 
     row: AdmittedRow

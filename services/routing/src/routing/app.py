@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from common.events.enforcement import StandingChanged
-from common.events.screening import VerdictReached, VerdictRevised
+from common.events.screening import SentVerdict, VerdictRevised
 from common.http.health import consumer_check, health_routes, postgres_check, table_check
 from common.http.observed import observe
 from common.http.server import stop_process
@@ -144,8 +144,8 @@ async def _run(app: FastAPI, settings: RoutingSettings, telemetry: Telemetry, st
     loops.run("sweeps", sweeps.step, every_seconds=SWEEP_EVERY_SECONDS)
     loops.run("revisions", revisions.step, every_seconds=SWEEP_EVERY_SECONDS)
 
-    planning: Subscription[VerdictReached | VerdictRevised] = Subscription(
-        VerdictReached,
+    planning: Subscription[SentVerdict | VerdictRevised] = Subscription(
+        SentVerdict,
         PLANNING_GROUP,
         partial(on_screened, planner=planner, revisions=revisions),
         publisher,
@@ -179,7 +179,7 @@ def _watch(
     pool: Pool,
     relay: OutboxRelay,
     standings: TableReader[StandingChanged],
-    planning: Subscription[VerdictReached | VerdictRevised],
+    planning: Subscription[SentVerdict | VerdictRevised],
     dispatcher: Dispatcher,
 ) -> None:
     telemetry.watch_pool(pool)

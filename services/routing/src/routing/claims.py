@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from common.events.envelope import EventError, decode
-from common.events.screening import VerdictReached
+from common.events.screening import SentVerdict
 from common.security.signing import SignatureError
 from routing import store
 from routing.domain import Change, joined_state
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from routing.handlers import Authority
 
 CLAIMED_AT_ONCE_MAX = 200
-_TYPE_HEADER = (("ce_type", VerdictReached.TYPE.encode()),)
+_TYPE_HEADER = (("ce_type", SentVerdict.TYPE.encode()),)
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ class Claims:
     def _verified(self, row: store.LeasedRow, deadline: float) -> Leased | None:
         """Verify the stored record again: a row alone, whoever wrote it, sends nothing."""
         try:
-            instruction, verdict = self.authority.verify(decode(VerdictReached, row.event, _TYPE_HEADER))
+            instruction, verdict = self.authority.verify(decode(SentVerdict, row.event, _TYPE_HEADER))
             verdict = self.authority.require_leave(verdict, row.revision)
         except (EventError, SignatureError) as error:
             log.error("delivery %s is not handed over, its stored record fails: %s", row.message_id, error)  # noqa: TRY400

@@ -39,4 +39,4 @@ class RoutingSettings(ServiceSettings):
     attempts_open_max: int = Field(256, ge=1, le=1024)
     journal_file: Annotated[Path, AfterValidator(_in_a_folder)] | None = None
     cycle_seconds: float = Field(0.01, ge=0)
-    settling_cycle_seconds: float = Field(0.1, ge=0)
+    settling_cycle_seconds: float = Field(0.25, ge=0)

@@ -23,7 +23,7 @@ from routing.disclosure import Lost, Ready, Withheld, disclose
 from routing.domain import AttemptResult, DeliveryState, Outcome, stop
 from routing.loops import new_loops
 from routing.receipts import store_changes
-from routing.settlement import Called, SealedReply
+from routing.settlement import OUTCOMES_MAX, Called, SealedReply
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Sequence
@@ -121,6 +121,7 @@ class Dispatcher:
     def start(self, *, renew: bool = True) -> None:
         """Begin dispatching in the background; leases that are not renewed end by themselves."""
         self.settlement.settled = self._settled
+        self.settlement.enough = max(1, min(OUTCOMES_MAX, self.attempts_open_max // 2))
         self._loops.run("disclosure", self._prepare)
         self._loops.run("begin", self._begin)
         if renew:

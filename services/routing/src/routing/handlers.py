@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from common.events.intake import VerifiedInstruction
-from common.events.screening import VerdictReached, VerdictRevised, VerifiedVerdict
+from common.events.screening import SentVerdict, VerdictRevised, VerifiedVerdict
 from common.security.signing import SignatureError, Signed
 from routing import store
 from routing.domain import Change, Delivery, DeliveryState, initial_state
@@ -45,7 +45,7 @@ class Authority:
     instructions: TrustedKeys
     verdicts: TrustedKeys
 
-    def verify(self, event: VerdictReached) -> tuple[VerifiedInstruction, VerifiedVerdict]:
+    def verify(self, event: SentVerdict) -> tuple[VerifiedInstruction, VerifiedVerdict]:
         """Return both, verified, or raise SignatureError with the reason."""
         instruction = VerifiedInstruction.verify(event.message, self.instructions)
         return instruction, VerifiedVerdict.verify(event.verdict, instruction, self.verdicts)
@@ -78,7 +78,7 @@ class Planner:
     lease_seconds: float
     now: Callable[[], datetime]
 
-    async def on_verdict_reached(self, batch: Sequence[Received[VerdictReached]]) -> None:
+    async def on_verdict_reached(self, batch: Sequence[Received[SentVerdict]]) -> None:
         """Plan a batch; what was planned before is left as it is (rule newOnly).
 
         What waits or is leased has nothing to tell and is one statement; holds and ends are stored with their receipts.
@@ -86,43 +86,44 @@ class Planner:
         verified, unauthorised = self._verify(batch)
         has_room = await self.dispatcher.wait_for_room(len(verified), ROOM_WAIT_SECONDS)
         asked_at = time.monotonic()
-        added = await self._store(verified, unauthorised, lease=has_room)
+        leased = await self._store(verified, unauthorised, lease=has_room)
         deadline = self.dispatcher.leases.deadline(asked_at)
         self.dispatcher.take(
             Leased(one.instruction, one.verdict, epoch=1, deadline=deadline, attempts=0, traceparent=one.traceparent)
             for one in verified
-            if added.get(one.instruction.instruction.message_id) == DeliveryState.HANDING
+            if one.instruction.instruction.message_id in leased
         )
 
-    async def plan_again(self, batch: Sequence[Received[VerdictReached]]) -> None:
+    async def plan_again(self, batch: Sequence[Received[SentVerdict]]) -> None:
         """Plan what a database that was put back does not know any more, and leave it waiting."""
         verified, _ = self._verify(batch)
         await self._store(verified, [], lease=False)
 
     async def _store(
         self, verified: Sequence[Verified], unauthorised: Sequence[store.Unauthorised], *, lease: bool
-    ) -> dict[str, str]:
-        """Return the states of what was not planned before, unless it had a receipt at once."""
+    ) -> set[str]:
+        """Return the message ids of what was not planned before and is leased now."""
         now = self.now()
         standings = await store.know_accounts(self.pool, {one.instruction.instruction.account_id for one in verified})
         planned = sorted(_plan(one, standings, now, lease=lease) for one in verified)
         silent, told = [row for row in planned if not row.sequence], [row for row in planned if row.sequence]
         if told or unauthorised:
             await self._store_told(told, unauthorised, now)
-        return await store.insert_deliveries(self.pool, silent, self.lease_seconds) if silent else {}
+        added = await store.insert_deliveries(self.pool, silent, self.lease_seconds) if silent else set()
+        return {row.message_id for row in silent if row.state == DeliveryState.HANDING and row.message_id in added}
 
     async def _store_told(
         self, planned: Sequence[store.PlannedDelivery], unauthorised: Sequence[store.Unauthorised], now: datetime
     ) -> None:
         async with self.pool.acquire() as connection, connection.transaction():
             await store.insert_unauthorised(connection, unauthorised)
-            added = await store.insert_deliveries(connection, planned, self.lease_seconds) if planned else {}
+            added = await store.insert_deliveries(connection, planned, self.lease_seconds) if planned else set()
             changes = [_said(row) for row in planned if row.message_id in added]
             traces = {row.message_id: row.traceparent for row in planned}
             stored = await store_receipts(connection, self.signer, changes, now, traces)
         self.relay.committed(stored)
 
-    def _verify(self, batch: Sequence[Received[VerdictReached]]) -> tuple[list[Verified], list[store.Unauthorised]]:
+    def _verify(self, batch: Sequence[Received[SentVerdict]]) -> tuple[list[Verified], list[store.Unauthorised]]:
         verified: dict[str, Verified] = {}
         unauthorised = []
         for received in batch:
@@ -130,7 +131,7 @@ class Planner:
             try:
                 instruction, verdict = self.authority.verify(received.event)
             except SignatureError as error:
-                event_id = str(received.event.message.instruction.statement.get("message_id"))[:100]
+                event_id = _claimed_id(received.event)
                 unauthorised.append(
                     store.Unauthorised(record.topic, record.partition, record.offset, event_id, str(error))
                 )
@@ -141,7 +142,7 @@ class Planner:
 
 
 async def on_screened(
-    batch: Sequence[Received[VerdictReached | VerdictRevised]], planner: Planner, revisions: Revisions
+    batch: Sequence[Received[SentVerdict | VerdictRevised]], planner: Planner, revisions: Revisions
 ) -> None:
     """Plan verdicts, then apply the revisions: one of the same batch stands behind its verdict."""
     if reached := [received for received in batch if _is_reached(received)]:
@@ -150,12 +151,19 @@ async def on_screened(
         await revisions.on_verdict_revised(revised)
 
 
-def _is_reached(received: Received[Any]) -> TypeGuard[Received[VerdictReached]]:
-    return isinstance(received.event, VerdictReached)
+def _is_reached(received: Received[Any]) -> TypeGuard[Received[SentVerdict]]:
+    return isinstance(received.event, SentVerdict)
 
 
 def _is_revised(received: Received[Any]) -> TypeGuard[Received[VerdictRevised]]:
     return isinstance(received.event, VerdictRevised)
+
+
+def _claimed_id(event: SentVerdict) -> str:
+    try:
+        return str(event.message.instruction.taken_apart().statement.get("message_id"))[:100]
+    except SignatureError:
+        return "unknown"
 
 
 def _plan(one: Verified, standings: dict[str, str], now: datetime, *, lease: bool) -> store.PlannedDelivery:

@@ -1,4 +1,10 @@
--- Where few of the leased rows are named by id, they are asked for by `lease_until IS NOT NULL`, which is the same as
+-- Columns of a batch are unnested in a SELECT list: in FROM each is written into a tuplestore of its own and read back.
+--
+-- A batch is joined with its rows by a hash. Where statistics tell the planner that next to no row has a lease or an
+-- open attempt, it expects one row and loops over the whole batch for each that there is. So the statements of every
+-- message ask in words of which it knows nothing: num_nonnulls, array_position, ARRAY of a CTE instead of a join.
+
+-- Where few of the leased rows are named by id, they are asked for by `lease_until`, which is there exactly where
 -- `state = 'handing'` (the table says so): asked for by state, they would be looked for among all leased rows, dead ones
 -- too, by the index of leases. Renewing and releasing name nearly all of them: there that index is right.
 
@@ -13,7 +19,7 @@ INSERT INTO standings (account_id) SELECT unnest($1::text[]) ON CONFLICT DO NOTH
 -- name: insert_deliveries
 -- Store planned deliveries with their records, in one order; only those that were not there are returned (rule newOnly).
 -- The records are large: they go from the parameter to their table and through no join. Both rows of a message are
--- written by one statement, so that the one is there if and only if the other is.
+-- written by one statement, so that the one is there if and only if the other is, and only one asks for conflicts.
 WITH added AS (
     INSERT INTO deliveries (message_id, account_id, recipient_token, tool, instruction_digest, content_digest, state,
         reason, epoch, lease_until, sequence, due_at, not_after, duplicates_allowed, admitted_at)
@@ -21,17 +27,23 @@ WITH added AS (
         reason, CASE state WHEN 'handing' THEN 1 ELSE 0 END,
         CASE state WHEN 'handing' THEN now() + make_interval(secs => $16) END,
         sequence, due_at, not_after, duplicates_allowed, admitted_at
-    FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
-        $9::integer[], $10::timestamptz[], $11::timestamptz[], $12::boolean[], $13::timestamptz[])
-    AS t(message_id, account_id, recipient_token, tool, instruction_digest, content_digest, state, reason,
-        sequence, due_at, not_after, duplicates_allowed, admitted_at)
-    ON CONFLICT DO NOTHING RETURNING message_id, state
+    FROM (
+        SELECT unnest($1::uuid[]) AS message_id, unnest($2::text[]) AS account_id, unnest($3::text[]) AS recipient_token,
+            unnest($4::text[]) AS tool, unnest($5::text[]) AS instruction_digest, unnest($6::text[]) AS content_digest,
+            unnest($7::text[]) AS state, unnest($8::text[]) AS reason, unnest($9::integer[]) AS sequence,
+            unnest($10::timestamptz[]) AS due_at, unnest($11::timestamptz[]) AS not_after,
+            unnest($12::boolean[]) AS duplicates_allowed, unnest($13::timestamptz[]) AS admitted_at
+    ) AS t
+    ON CONFLICT DO NOTHING RETURNING message_id
 ), stored AS (
     INSERT INTO contents (message_id, event, traceparent)
-    SELECT unnest($1::uuid[]), unnest($14::bytea[]), unnest($15::bytea[])
-    ON CONFLICT DO NOTHING
+    SELECT c.message_id, c.event, c.traceparent
+    FROM (
+        SELECT unnest($1::uuid[]) AS message_id, unnest($14::bytea[]) AS event, unnest($15::bytea[]) AS traceparent
+    ) AS c
+    WHERE c.message_id = ANY(ARRAY(SELECT message_id FROM added))
 )
-SELECT message_id, state FROM added
+SELECT ARRAY(SELECT message_id::text FROM added)
 
 -- name: insert_unauthorised
 -- Count what came without authority; the same record again is the same row.
@@ -101,26 +113,34 @@ SELECT message_id, number, result FROM attempts WHERE message_id = ANY($1::uuid[
 WITH moved AS (
     UPDATE deliveries d
     SET state = 'handed_over', reason = o.reason, sequence = o.sequence, lease_until = NULL, changed_at = now()
-    FROM unnest($1::uuid[], $2::integer[], $3::integer[], $5::text[]) AS o(message_id, epoch, sequence, reason)
-    WHERE d.message_id = ANY($1::uuid[]) AND d.message_id = o.message_id AND d.lease_until IS NOT NULL AND d.epoch = o.epoch
-        AND d.sequence = o.sequence - 1
+    FROM (
+        SELECT unnest($1::uuid[]) AS message_id, unnest($2::integer[]) AS epoch, unnest($3::integer[]) AS sequence,
+            unnest($5::text[]) AS reason
+    ) AS o
+    WHERE d.message_id = ANY($1::uuid[]) AND d.message_id = o.message_id AND num_nonnulls(d.lease_until) > 0
+        AND d.epoch = o.epoch AND d.sequence = o.sequence - 1
     RETURNING d.message_id
 ), settled AS (
     UPDATE attempts a
     SET result = 'accepted', reason = o.reason, reply_code = o.reply_code, reply_sealed = o.reply_sealed,
         settled_at = now()
-    FROM unnest($1::uuid[], $4::integer[], $5::text[], $6::integer[], $7::bytea[])
-        AS o(message_id, number, reason, reply_code, reply_sealed) JOIN moved USING (message_id)
-    WHERE a.message_id = ANY($1::uuid[]) AND a.message_id = o.message_id AND a.number = o.number
-        AND a.result IN ('open', 'doubt')
+    FROM (
+        SELECT unnest($1::uuid[]) AS message_id, unnest($4::integer[]) AS number, unnest($5::text[]) AS reason,
+            unnest($6::integer[]) AS reply_code, unnest($7::bytea[]) AS reply_sealed
+    ) AS o
+    WHERE a.message_id = ANY(ARRAY(SELECT message_id FROM moved)) AND a.message_id = o.message_id AND a.number = o.number
+        AND array_position(ARRAY['open', 'doubt'], a.result) > 0
 ), stored AS (
     INSERT INTO outbox (topic, key, value, headers)
     SELECT o.topic, o.key, o.value, o.headers
-    FROM unnest($1::uuid[], $8::text[], $9::bytea[], $10::bytea[], $11::text[]) WITH ORDINALITY
-        AS o(message_id, topic, key, value, headers, place) JOIN moved USING (message_id)
-    ORDER BY o.place RETURNING id
+    FROM (
+        SELECT unnest($1::uuid[]) AS message_id, unnest($8::text[]) AS topic, unnest($9::bytea[]) AS key,
+            unnest($10::bytea[]) AS value, unnest($11::text[]) AS headers
+    ) AS o
+    WHERE o.message_id = ANY(ARRAY(SELECT message_id FROM moved))
+    RETURNING id
 )
-SELECT (SELECT array_agg(message_id) FROM moved) AS moved, (SELECT array_agg(id ORDER BY id) FROM stored) AS stored
+SELECT ARRAY(SELECT message_id::text FROM moved) AS moved, ARRAY(SELECT id FROM stored ORDER BY id) AS stored
 
 -- name: settle_attempts
 -- Write outcomes by attempt, no lease needed (rule outcomeByAttempt); a known answer is never overwritten.
@@ -129,7 +149,7 @@ UPDATE attempts a SET result = o.result, reason = o.reason, reply_code = o.reply
 FROM unnest($1::uuid[], $2::integer[], $3::text[], $4::text[], $5::integer[], $6::bytea[])
     AS o(message_id, number, result, reason, reply_code, reply_sealed)
 WHERE a.message_id = ANY($1::uuid[]) AND a.message_id = o.message_id AND a.number = o.number
-    AND a.result IN ('open', 'doubt')
+    AND array_position(ARRAY['open', 'doubt'], a.result) > 0
 RETURNING a.message_id, a.number
 
 -- name: change_deliveries
@@ -144,7 +164,7 @@ WHERE d.message_id = ANY($1::uuid[]) AND d.message_id = c.message_id
 -- Begin attempts in one statement: lease epoch and standing are checked and the attempt opened together
 -- (rules epoch, standingInBegin). Who is not returned lost the lease, the standing or the window.
 WITH wanted AS (
-    SELECT * FROM unnest($1::uuid[], $2::integer[], $3::text[]) AS w(message_id, epoch, account_id)
+    SELECT unnest($1::uuid[]) AS message_id, unnest($2::integer[]) AS epoch, unnest($3::text[]) AS account_id
 ), allowed AS (
     SELECT account_id FROM standings
     WHERE account_id = ANY($3::text[]) AND standing NOT IN ('suspended', 'blocked')
@@ -152,14 +172,14 @@ WITH wanted AS (
 ), begun AS (
     UPDATE deliveries d SET attempts = d.attempts + 1
     FROM wanted w JOIN allowed USING (account_id)
-    WHERE d.message_id = ANY($1::uuid[]) AND d.message_id = w.message_id AND d.lease_until IS NOT NULL AND d.epoch = w.epoch
-        AND d.not_after > now()
+    WHERE d.message_id = ANY($1::uuid[]) AND d.message_id = w.message_id AND num_nonnulls(d.lease_until) > 0
+        AND d.epoch = w.epoch AND d.not_after > now()
     RETURNING d.message_id, d.attempts AS number, d.epoch, d.round
 ), opened AS (
     INSERT INTO attempts (message_id, number, epoch, round, provider, result)
     SELECT message_id, number, epoch, round, $4, 'open' FROM begun
 )
-SELECT message_id, number FROM begun
+SELECT message_id::text, number FROM begun
 
 -- name: recall_attempts
 -- Attempts that receipts or the vault's ledger tell of, in a database that was put back; what is known stays.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from common.events.routing import Receipt, ReceiptIssued
-from common.events.screening import VerdictReached
+from common.events.screening import SentVerdict
 from common.kafka.replay import replay
 from common.security.signing import SignatureError
 from routing import store
@@ -57,7 +57,7 @@ class DeliveriesAgain:
     async def __call__(self, recovery: Recovery) -> None:
         """Plan again, recall what was told, hear what was revised, put what nobody knows in doubt."""
         client_id = f"{self.client_id}-recovery"
-        await replay(self.access, VerdictReached, recovery.since, self.planner.plan_again, client_id=client_id)
+        await replay(self.access, SentVerdict, recovery.since, self.planner.plan_again, client_id=client_id)
         await replay(self.access, ReceiptIssued, recovery.since, self._recall, client_id=client_id)
         await self.revisions.recover(self.access, recovery.since, client_id)
         unsettled = await self.vault.unsettled(recovery.since)

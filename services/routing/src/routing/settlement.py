@@ -7,10 +7,11 @@ is known is kept in memory until the database has it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from common.security.sealing import keyed_digest, seal
 from common.telemetry.measuring import Measures
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from routing.receipts import Traces
 
 OUTCOMES_MAX = 192
-OUTCOMES_THAT_DO_NOT_WAIT = 96
 
 
 @dataclass(slots=True, eq=False)
@@ -53,8 +53,7 @@ class Called:
     at_once: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class SealedReply:
+class SealedReply(NamedTuple):
     """A provider's reply under the message key, where it was kept, and its digest under the same key."""
 
     sealed: bytes | None
@@ -72,7 +71,7 @@ class SealedReply:
 
 @dataclass(slots=True)
 class Settlement:
-    """Collects outcomes and writes them."""
+    """Collects outcomes for `cycle_seconds`, or until `enough` are known, and writes them."""
 
     pool: Pool
     signer: Signer
@@ -82,14 +81,18 @@ class Settlement:
     cycle_seconds: float
     now: Callable[[], datetime]
     settled: Callable[[Sequence[Called]], None] = lambda _: None
+    enough: int = OUTCOMES_MAX
     measures: Measures = field(default_factory=Measures)
     _outcomes: deque[Called] = field(default_factory=deque)
-    _wake: asyncio.Event = field(default_factory=asyncio.Event)
+    _any: asyncio.Event = field(default_factory=asyncio.Event)
+    _enough: asyncio.Event = field(default_factory=asyncio.Event)
 
     def add(self, called: Called) -> None:
         """Take over an outcome."""
         self._outcomes.append(called)
-        self._wake.set()
+        self._any.set()
+        if len(self._outcomes) >= self.enough:
+            self._enough.set()
 
     @property
     def pending(self) -> int:
@@ -99,10 +102,13 @@ class Settlement:
     async def step(self) -> None:
         """Wait for outcomes, write up to 192 of them."""
         if not self._outcomes:
-            self._wake.clear()
-            await self._wake.wait()
-            if len(self._outcomes) < OUTCOMES_THAT_DO_NOT_WAIT:
-                await asyncio.sleep(self.cycle_seconds)
+            self._any.clear()
+            await self._any.wait()
+        if len(self._outcomes) < self.enough:
+            self._enough.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.cycle_seconds):
+                    await self._enough.wait()
         batch = self._batch()
         stored = await self._write(batch)
         written = set(batch)

@@ -111,11 +111,11 @@ async def know_accounts(connection: Connection, account_ids: Iterable[str]) -> d
 
 async def insert_deliveries(
     connection: Connection, planned: Sequence[PlannedDelivery], lease_seconds: float
-) -> dict[str, str]:
-    """Insert deliveries, ordered by message; return the states of those that are new, by message id."""
+) -> set[str]:
+    """Insert deliveries, ordered by message; return the message ids of those that are new."""
     columns = _columns(planned, len(PlannedDelivery._fields))
-    rows = await connection.fetch(QUERIES["insert_deliveries"], *columns, lease_seconds)
-    return {str(row["message_id"]): row["state"] for row in rows}
+    ((added,),) = await connection.fetch(QUERIES["insert_deliveries"], *columns, lease_seconds)
+    return set(added)
 
 
 async def insert_unauthorised(connection: Connection, found: Sequence[Unauthorised]) -> None:
@@ -186,9 +186,9 @@ async def settle_accepted(
     """
     columns = _columns(accepted, len(AcceptedCall._fields))
     (row,) = await connection.fetch(QUERIES["settle_accepted"], *columns, *outbox_columns(receipts))
-    moved = {str(message_id) for message_id in row["moved"] or ()}
+    moved = set(row["moved"])
     told = [record for call, record in zip(accepted, receipts, strict=True) if call.message_id in moved]
-    return moved, [StoredRecord(id_, record) for id_, record in zip(row["stored"] or (), told, strict=True)]
+    return moved, [StoredRecord(id_, record) for id_, record in zip(row["stored"], told, strict=True)]
 
 
 async def settle_attempts(connection: Connection, settled: Sequence[SettledAttempt]) -> set[tuple[str, int]]:
@@ -212,7 +212,7 @@ async def begin_attempts(
 ) -> dict[str, int]:
     """Open attempts for (message id, epoch, account id); return the attempt numbers of those that may be called."""
     rows = await connection.fetch(QUERIES["begin_attempts"], *_columns(wanted, 3), provider)
-    return {str(row["message_id"]): row["number"] for row in rows}
+    return {row["message_id"]: row["number"] for row in rows}
 
 
 async def open_attempts_of(

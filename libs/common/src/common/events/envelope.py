@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from functools import cache
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Protocol, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -36,6 +36,11 @@ class Event(Contract):
     TOPIC: ClassVar[str]
     SOURCE: ClassVar[str]
 
+    @classmethod
+    def from_json(cls, value: bytes) -> Self:
+        """Return the event in a record's value; a pydantic ValidationError says what is wrong with it."""
+        return cls.model_validate_json(value)
+
     @property
     @abstractmethod
     def event_id(self) -> str:
@@ -52,7 +57,18 @@ class Event(Contract):
         """When it happened, RFC 3339."""
 
 
-E = TypeVar("E", bound=Event)
+class Readable(Protocol):
+    """What a record can be read as: an event, or one as it was sent."""
+
+    TYPE: ClassVar[str]
+    TOPIC: ClassVar[str]
+
+    @classmethod
+    def from_json(cls, value: bytes) -> Self:
+        """Return what is in a record's value; a pydantic ValidationError says what is wrong with it."""
+
+
+E = TypeVar("E", bound=Readable)
 
 
 def encode(event: Event, *, traceparent: bytes | None = None, body: bytes | None = None) -> Record:
@@ -100,7 +116,7 @@ def decode(event: type[E], value: bytes | None, headers: Iterable[tuple[str, byt
     if not value:
         raise EventError("value: the record is empty")
     try:
-        return event.model_validate_json(value)
+        return event.from_json(value)
     except ValidationError as error:
         first = error.errors(include_input=False, include_context=False, include_url=False)[0]
         field = ".".join(str(part) for part in first["loc"]) or "value"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from base64 import urlsafe_b64encode
 from datetime import datetime
 from hashlib import sha256
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
+
+import msgspec
+from pydantic_core import to_json
 
 from common.events.envelope import Contract, Event
-from common.security.signing import SignatureError, Signed, Statement
+from common.security.signing import SentStatement, SignatureError, Signed, Statement
 from common.times import rfc3339
 
 if TYPE_CHECKING:
@@ -100,14 +102,34 @@ class MessageAdmitted(Event):
         return str(self.instruction.statement["admitted_at"])
 
 
+class SentParts(msgspec.Struct, gc=False):
+    """The two parts of a `MessageAdmitted` as it was sent."""
+
+    instruction: SentStatement
+    sealed: msgspec.Raw
+
+
+class SentMessage(msgspec.Struct, frozen=True, gc=False):
+    """A `MessageAdmitted` as it was sent."""
+
+    instruction: SentStatement
+    sealed: SealedContent
+
+    @classmethod
+    def of(cls, message: MessageAdmitted) -> Self:
+        """Return what would have been sent."""
+        return cls(SentStatement.of(message.instruction), message.sealed)
+
+    @classmethod
+    def of_parts(cls, parts: SentParts) -> Self:
+        """Open the base64; a pydantic ValidationError says what is wrong with it."""
+        return cls(parts.instruction, SealedContent.model_validate_json(bytes(parts.sealed)))
+
+
 def admitted_body(instruction: SignedJson, capsule: bytes, envelope: bytes, content: bytes) -> bytes:
     """Return the JSON of a `MessageAdmitted`, made in bulk without a model of it."""
-    return b'{"instruction":%b,"sealed":{"capsule":"%b","envelope":"%b","content":"%b"}}' % (
-        instruction.whole,
-        urlsafe_b64encode(capsule),
-        urlsafe_b64encode(envelope),
-        urlsafe_b64encode(content),
-    )
+    sealed = {"capsule": capsule, "envelope": envelope, "content": content}
+    return b'{"instruction":%b,"sealed":%b}' % (instruction.whole, to_json(sealed, bytes_mode="base64"))
 
 
 class VerifiedInstruction:
@@ -123,11 +145,11 @@ class VerifiedInstruction:
         raise TypeError("only VerifiedInstruction.verify makes one")
 
     @classmethod
-    def verify(cls, message: MessageAdmitted, keys: TrustedKeys) -> VerifiedInstruction:
+    def verify(cls, message: MessageAdmitted | SentMessage, keys: TrustedKeys) -> VerifiedInstruction:
         """Check signature, shape and sealed content; raise SignatureError with the reason."""
         digest = keys.verify(message.instruction)
         try:
-            instruction = Instruction.model_validate(message.instruction.statement)
+            instruction = message.instruction.read(Instruction)
         except ValueError:
             raise SignatureError("instruction: the signed statement has not the shape of an instruction") from None
         if message.sealed.digest() != instruction.sealed_digest:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
+
+import msgspec
 
 from common.events.envelope import Contract, Event
-from common.security.signing import Signed, Statement
+from common.security.signing import SentStatement, Signed, Statement
 
 if TYPE_CHECKING:
     from common.security.signing import SignedJson
@@ -75,3 +77,20 @@ class ReceiptIssued(Event):
     def time(self) -> str:
         """When the state changed."""
         return str(self.receipt.statement["occurred_at"])
+
+
+class SentReceipt(msgspec.Struct, frozen=True, gc=False):
+    """A `ReceiptIssued` as it was sent."""
+
+    TYPE: ClassVar[str] = ReceiptIssued.TYPE
+    TOPIC: ClassVar[str] = ReceiptIssued.TOPIC
+    receipt: SentStatement
+
+    @classmethod
+    def from_json(cls, value: bytes) -> Self:
+        """Return what is in a record's value; what is sent otherwise than usual goes through the model."""
+        try:
+            value.decode()
+            return msgspec.json.decode(value, type=cls)
+        except (UnicodeDecodeError, msgspec.DecodeError):
+            return cls(SentStatement.of(ReceiptIssued.from_json(value).receipt))

@@ -18,7 +18,7 @@ import asyncio
 import logging
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
 
 import asyncpg
 import httpx
@@ -30,7 +30,7 @@ from faststream.kafka.message import KafkaAckableMessage
 from faststream.security import SASLScram256
 from opentelemetry.trace import SpanKind
 
-from common.events.envelope import Event, EventError, decode_one_of, traceparent_of
+from common.events.envelope import EventError, Readable, decode_one_of, traceparent_of
 from common.kafka.health import ConsumerHealth
 from common.kafka.publisher import PublishError
 from common.kafka.records import Record
@@ -84,11 +84,10 @@ RETRYABLE = (
     asyncpg.PostgresSystemError,
 )
 
-E = TypeVar("E", bound=Event)
+E = TypeVar("E", bound=Readable)
 
 
-@dataclass(frozen=True, slots=True)
-class Received(Generic[E]):
+class Received(NamedTuple, Generic[E]):
     """A decoded event with the record that carried it, and its span when it is sampled."""
 
     event: E

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
-from common.events.envelope import Event, EventError, decode
+from common.events.envelope import EventError, Readable, decode
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _REQUEST_SECONDS = 10.0
 _FETCH_BYTES = 4 * 1024 * 1024
 
-E = TypeVar("E", bound=Event)
+E = TypeVar("E", bound=Readable)
 
 
 class Place(NamedTuple):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from common.events.envelope import Event, EventError, decode
+from common.events.envelope import EventError, Readable, decode
 from common.kafka.consumer import Received
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 RECORDS_MAX = 500
 _REQUEST_SECONDS = 30.0
 
-E = TypeVar("E", bound=Event)
+E = TypeVar("E", bound=Readable)
 log = logging.getLogger(__name__)
 
 

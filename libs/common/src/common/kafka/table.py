@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from common.events.envelope import Event, EventError, decode
+from common.events.envelope import EventError, Readable, decode
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -27,7 +27,7 @@ _CONFIRM_SECONDS = 0.25
 _RECONNECT_SECONDS = 0.5
 _REQUEST_SECONDS = 5.0
 
-E = TypeVar("E", bound=Event)
+E = TypeVar("E", bound=Readable)
 log = logging.getLogger(__name__)
 
 

@@ -25,8 +25,9 @@ from datetime import datetime
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeVar
 
+import msgspec
 import orjson
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -37,6 +38,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic_core import from_json, to_json
 
 from common.security.merkle import ProvenTree, leaf_hash, root_and_paths, root_from_path
 from common.times import parse_rfc3339
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
 
 Purpose = Literal["instruction", "verdict", "receipt", "vault", "policy"]
 Statement = dict[str, Any]
+M = TypeVar("M", bound=BaseModel)
 
 PURPOSES: tuple[Purpose, ...] = ("instruction", "verdict", "receipt")
 TIME_FIELDS: Mapping[Purpose, str] = {
@@ -87,6 +90,48 @@ class Signed(BaseModel):
 
     statement: Statement
     proof: Proof
+
+    def read(self, shape: type[M]) -> M:
+        """Return the statement as a model; ValueError when it has another shape."""
+        return shape.model_validate(self.statement)
+
+
+class SentProof(msgspec.Struct, frozen=True, gc=False):
+    """A `Proof` as it was sent."""
+
+    key: str
+    signature: str
+    size: int
+    index: int
+    path: str
+
+
+class SentStatement(msgspec.Struct, frozen=True, gc=False):
+    """A `Signed` as it was sent: its statement stays JSON, so that it is hashed as it came and read once."""
+
+    statement: msgspec.Raw
+    proof: SentProof
+
+    def __post_init__(self) -> None:
+        if memoryview(self.statement)[0] != ord("{"):
+            raise ValueError("a statement is an object")
+
+    @classmethod
+    def of(cls, signed: Signed) -> Self:
+        """Return what would have been sent."""
+        return cls(msgspec.Raw(to_json(signed.statement)), SentProof(**signed.proof.__dict__))
+
+    def read(self, shape: type[M]) -> M:
+        """Return the statement as a model; ValueError when it has another shape."""
+        return shape.model_validate_json(bytes(self.statement))
+
+    def taken_apart(self) -> Signed:
+        """Return it as a model; SignatureError when it is nested too deep for that."""
+        try:
+            statement = from_json(bytes(self.statement))
+        except ValueError:
+            raise SignatureError("the statement cannot be read") from None
+        return Signed(statement=statement, proof=Proof(**msgspec.structs.asdict(self.proof)))
 
 
 class SignedJson(NamedTuple):
@@ -296,15 +341,23 @@ class TrustedKeys:
         """The public keys by id."""
         return self._keys
 
-    def verify(self, signed: Signed) -> str:
+    def verify(self, signed: Signed | SentStatement) -> str:
         """Return the statement's digest (hexadecimal), or raise SignatureError."""
-        if self._folder is not None and time.monotonic() >= self._look_at:
-            self._look(self._folder)
-        proof = signed.proof
+        if isinstance(signed, SentStatement):
+            try:
+                return self._verify(bytes(signed.statement), signed.proof)
+            except SignatureError:  # what was sent may be another form of what was signed
+                return self.verify(signed.taken_apart())
         try:
-            leaf = leaf_hash(canonical(signed.statement))
+            text = canonical(signed.statement)
         except TypeError:
             raise SignatureError(f"{self._purpose}: the statement has no canonical form") from None
+        return self._verify(text, signed.proof)
+
+    def _verify(self, text: bytes, proof: Proof | SentProof) -> str:
+        if self._folder is not None and time.monotonic() >= self._look_at:
+            self._look(self._folder)
+        leaf = leaf_hash(text)
         tree = self._tree_of(proof.key, proof.signature, proof.size)
         try:
             root = tree.root(leaf, proof.index, _unb64(proof.path))
@@ -313,7 +366,7 @@ class TrustedKeys:
         self._root_is_signed(proof.key, proof.signature, proof.size, root)
         tree.accept()
         if (term := self._terms.get(proof.key)) is not None and term.retired_at is not None:
-            self._check_term(signed.statement, term.retired_at)
+            self._check_term(orjson.loads(text), term.retired_at)
         return leaf.hex()
 
     def _check_root(self, key: str, signature: str, size: int, root: bytes) -> bool:

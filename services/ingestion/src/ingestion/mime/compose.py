@@ -102,7 +102,7 @@ def _check_size(email: Email, content_bytes_max: int) -> None:
 def _head(
     email: Email, sender: Mailbox, recipient: Mailbox, message_id: str, date: datetime, *, feedback_id: str | None
 ) -> str:
-    from_line = mailbox_line("From", sender, "sender")
+    from_line = _from_line(sender)
     domain = from_line[from_line.rindex("@") + 1 :].rstrip(">\r\n")
     lines = [
         from_line,
@@ -122,6 +122,12 @@ def _head(
         lines.append(_unsubscribe_lines(email.unsubscribe_url))
     lines.append("MIME-Version: 1.0\r\n")
     return "".join(lines)
+
+
+@lru_cache(maxsize=64)
+def _from_line(sender: Mailbox) -> str:
+    """Mails of one inbox share their sender."""
+    return mailbox_line("From", sender, "sender")
 
 
 @lru_cache(maxsize=64)

@@ -22,6 +22,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 SUBJECT_CHARACTERS_MAX = 998
 NAME_CHARACTERS_MAX = 200
@@ -58,8 +59,7 @@ class ContentError(Exception):
         self.limit = limit
 
 
-@dataclass(frozen=True, slots=True)
-class Mailbox:
+class Mailbox(NamedTuple):
     """An address, as `parse_address` returns it, and the display name beside it."""
 
     address: str
@@ -75,8 +75,7 @@ class Attachment:
     content: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Email:
+class Email(NamedTuple):
     """What the account wants said: text, HTML or both, and what goes with it.
 
     `in_reply_to` and `references` are message ids in their angle brackets.
@@ -92,8 +91,7 @@ class Email:
     references: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Composed:
+class Composed(NamedTuple):
     """Final bytes of a mail, and what a relay must offer to take them.
 
     `eight_bit`: some octet is above 127 (8BITMIME, RFC 6152).
