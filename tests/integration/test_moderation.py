@@ -18,7 +18,7 @@ from fastapi import FastAPI
 
 from common.events import VerdictReached, decode
 from common.events.envelope import encode
-from common.events.intake import VerifiedInstruction
+from common.events.intake import SentMessage, VerifiedInstruction
 from common.events.screening import Verdict, VerifiedVerdict
 from common.http.problems import install_problem_handlers
 from common.http.vault import VaultRefusedError, VaultUnavailableError
@@ -133,7 +133,7 @@ async def test_fields_of_the_message_that_this_version_does_not_know_travel_on(c
     plain = encode(message.event)
     later = orjson.dumps({**orjson.loads(plain.value), "hint": 1})
     record = SimpleNamespace(topic=plain.topic, partition=0, offset=0, value=later, headers=plain.headers)
-    (published,) = await copy.screen(Received(message.event, record))
+    (published,) = await copy.screen(Received(SentMessage.from_json(later), record))
     assert orjson.loads(published.value)["message"]["hint"] == 1
 
 
@@ -231,14 +231,14 @@ async def test_a_genuine_instruction_with_another_recipient_is_unauthorised(copy
     assert row["reason"] == "instruction: the signature does not fit the statement"
 
 
-@pytest.mark.parametrize("statement", [{}, {"message_id": ["x\x00"]}, {"message_id": "\x00\ud83d\ude00" * 200}])
+@pytest.mark.parametrize("statement", [{}, {"message_id": ["x\x00"]}, {"message_id": "\x00\U0001f600" * 200}])
 async def test_a_forged_statement_without_a_usable_id_is_counted_too(copy, pool, statement):
     message = admitted_message(DOOR)
     forged = message.event.model_copy(
         update={"instruction": message.event.instruction.model_copy(update={"statement": statement})}
     )
     record = SimpleNamespace(topic="intake.messages", partition=2, offset=5, value=b"{}", headers=())
-    assert await copy.screen(Received(forged, record)) == []
+    assert await copy.screen(Received(SentMessage.of(forged), record)) == []
     (row,) = await unauthorised(pool)
     assert (row["topic"], row["record_partition"], row["record_offset"]) == ("intake.messages", 2, 5)
     assert len(row["event_id"]) <= 100

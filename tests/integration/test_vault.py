@@ -22,14 +22,14 @@ from msgspec.structs import replace
 
 from common.contracts.vault import DiscloseCall, DiscloseItem, OpenCall, OpenItem, SealCall, SealItem
 from common.events.envelope import decode
-from common.events.routing import Receipt, ReceiptIssued
+from common.events.routing import Receipt, SentReceipt
 from common.events.vault import WithdrawalRecorded
 from common.http.problems import install_problem_handlers
 from common.http.vault import VaultClient, VaultRefusedError
 from common.kafka.consumer import Received
 from common.postgres.migrations import migrate
 from common.postgres.pool import connect_pool
-from common.security.signing import Signer, TrustedKeys
+from common.security.signing import SentStatement, Signer, TrustedKeys
 from common.security.tokens import TokenIssuer, TokenVerifier
 from common.testing.fakes import FakePublisher
 from vault import store
@@ -218,7 +218,7 @@ def receipt(item: SealItem, *, state="handed_over", key=RECEIPT_KEY, offset=0, a
     (signed,) = Signer("receipt", key).sign([statement])
     headers = (("ce_id", f"{item.message_id}.{sequence}".encode()),)
     record = SimpleNamespace(topic="routing.receipts", partition=0, offset=offset, headers=headers)
-    return Received(ReceiptIssued(receipt=signed), record)
+    return Received(SentReceipt(SentStatement.of(signed)), record)
 
 
 def kind(answer) -> str | None:

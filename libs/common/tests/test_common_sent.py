@@ -6,7 +6,7 @@ import orjson
 import pytest
 
 from common.events import EventError, ReceiptIssued, VerdictReached, decode
-from common.events.intake import VerifiedInstruction, admitted_body
+from common.events.intake import MessageAdmitted, SentMessage, VerifiedInstruction, admitted_body
 from common.events.routing import SentReceipt
 from common.events.screening import SentVerdict, VerifiedVerdict
 from common.security.signing import SignatureError, SignedJson, canonical
@@ -126,3 +126,23 @@ def test_a_statement_that_is_nested_beyond_reading_is_refused(reached, key_pair)
     sent = decode(SentReceipt, ReceiptIssued.body(signed), [("ce_type", ReceiptIssued.TYPE.encode())])
     with pytest.raises(SignatureError):
         key_pair("receipt").trusted.verify(sent.receipt)
+
+
+@pytest.mark.parametrize("form", [bytes, spaced])
+def test_an_admitted_message_that_was_sent_verifies_as_its_model_does(admitted, form):
+    message, keys = admitted
+    value = form(message.model_dump_json().encode())
+    headers = [("ce_type", MessageAdmitted.TYPE.encode())]
+    sent, model = decode(SentMessage, value, headers), decode(MessageAdmitted, value, headers)
+    one, other = (VerifiedInstruction.verify(event, keys.trusted) for event in (sent, model))
+    assert (one.digest, one.instruction, one.sealed) == (other.digest, other.instruction, other.sealed)
+
+
+@pytest.mark.parametrize("value", [b"{", b"\xff", b"[]", b'{"instruction":{},"sealed":{}}'])
+def test_what_is_no_admitted_message_is_refused_in_the_words_of_its_model(value):
+    headers = [("ce_type", MessageAdmitted.TYPE.encode())]
+    with pytest.raises(EventError) as of_model:
+        decode(MessageAdmitted, value, headers)
+    with pytest.raises(EventError) as of_sent:
+        decode(SentMessage, value, headers)
+    assert str(of_sent.value) == str(of_model.value)

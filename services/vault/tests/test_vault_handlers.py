@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from common.events.routing import Receipt, ReceiptIssued
+from common.events.routing import Receipt, SentReceipt
 from common.kafka.consumer import Received
-from common.security.signing import Signer, TrustedKeys
+from common.security.signing import SentStatement, Signer, TrustedKeys
 from vault.handlers import read_receipt
 from vault.store import Spent, Unauthorised
 
@@ -37,7 +37,7 @@ def statement(**changes):
 def received(statement, key=KEY, headers=(("ce_id", b"m-1.2"),)):
     (signed,) = Signer("receipt", key).sign([statement])
     record = SimpleNamespace(topic="routing.receipts", partition=3, offset=42, headers=headers)
-    return Received(ReceiptIssued(receipt=signed), record)
+    return Received(SentReceipt(SentStatement.of(signed)), record)
 
 
 @pytest.mark.parametrize("state", ["handed_over", "delivered"])
@@ -61,8 +61,9 @@ def test_a_receipt_signed_with_another_key_is_counted_and_not_believed():
 
 def test_a_changed_receipt_is_counted_and_not_believed():
     genuine = received(statement(state="refused"))
-    forged = genuine.event.receipt.model_copy(update={"statement": statement(state="handed_over")})
-    found = read_receipt(Received(ReceiptIssued(receipt=forged), genuine.record), TRUSTED)
+    signed = genuine.event.receipt.taken_apart()
+    forged = SentStatement.of(signed.model_copy(update={"statement": statement(state="handed_over")}))
+    found = read_receipt(Received(SentReceipt(forged), genuine.record), TRUSTED)
     assert isinstance(found, Unauthorised)
     assert "does not fit" in found.reason
 

@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
-from common.events.intake import MessageAdmitted
+from common.events.intake import MessageAdmitted, SentMessage
 from common.events.screening import ListChanged, PolicyStated
 from common.http.health import Check, consumer_check, health_routes, postgres_check
 from common.http.observed import observe
@@ -285,7 +285,7 @@ def _subscription(
     watch: Watch,
     telemetry: Telemetry,
     opinions: Opinions,
-) -> Subscription[MessageAdmitted]:
+) -> Subscription[SentMessage]:
     handler = partial(
         on_message_admitted,
         pool=pool,
@@ -300,7 +300,7 @@ def _subscription(
         opinions=opinions,
     )
     return Subscription(
-        MessageAdmitted,
+        SentMessage,
         GROUP,
         handler,
         publisher,

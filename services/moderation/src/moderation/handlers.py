@@ -20,7 +20,7 @@ import orjson
 
 from common.contracts.vault import OpenCall, OpenItem
 from common.events.envelope import record_of
-from common.events.intake import MessageAdmitted, VerifiedInstruction
+from common.events.intake import SentMessage, VerifiedInstruction
 from common.events.screening import VerdictReached
 from common.http.problems import TYPE_PREFIX
 from common.http.vault import VaultRefusedError
@@ -80,7 +80,7 @@ class RecordPublisher(Protocol):
 class _Judged:
     """A record with a verified instruction."""
 
-    received: Received[MessageAdmitted]
+    received: Received[SentMessage]
     verified: VerifiedInstruction
 
     @property
@@ -97,7 +97,7 @@ class _Opened:
 
 
 async def on_message_admitted(
-    batch: Sequence[Received[MessageAdmitted]],
+    batch: Sequence[Received[SentMessage]],
     *,
     pool: Pool,
     vault: Opener,
@@ -143,7 +143,7 @@ def _count(statements: Sequence[Statement], counted: Counts | None) -> None:
             counted.add(count, action)
 
 
-def _verify(batch: Sequence[Received[MessageAdmitted]], keys: TrustedKeys) -> tuple[list[_Judged], list[Unauthorised]]:
+def _verify(batch: Sequence[Received[SentMessage]], keys: TrustedKeys) -> tuple[list[_Judged], list[Unauthorised]]:
     genuine: list[_Judged] = []
     refused: list[Unauthorised] = []
     for received in batch:
@@ -434,8 +434,13 @@ def _refusal(judged: _Judged, reason: str) -> Unauthorised:
     return _unauthorised(judged.received, reason, judged.verified.instruction.account_id)
 
 
-def _unauthorised(received: Received[MessageAdmitted], reason: str, account_id: str | None = None) -> Unauthorised:
+def _unauthorised(received: Received[SentMessage], reason: str, account_id: str | None = None) -> Unauthorised:
     record = received.record
-    claimed = str(received.event.instruction.statement.get("message_id", ""))[:_EVENT_ID_CHARACTERS_MAX]
+    try:
+        claimed = str(received.event.instruction.taken_apart().statement.get("message_id", ""))[
+            :_EVENT_ID_CHARACTERS_MAX
+        ]
+    except SignatureError:
+        claimed = ""
     printable = "".join(character if character.isascii() and character.isprintable() else "?" for character in claimed)
     return Unauthorised(record.topic, record.partition, record.offset, printable, account_id, reason)

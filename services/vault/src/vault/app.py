@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
-from common.events.routing import ReceiptIssued
+from common.events.routing import SentReceipt
 from common.http.direct import include, serve_directly
 from common.http.health import consumer_check, health_routes, postgres_check
 from common.http.observed import observe
@@ -123,7 +123,7 @@ def create_app(settings: VaultSettings) -> FastAPI:
 async def _read_again(settings: VaultSettings, pool: Pool, trusted: TrustedKeys, recovery: Recovery) -> None:
     """Spend again what was handed over since the backup, before anything is disclosed."""
     handle = partial(on_receipt_issued, pool=pool, trusted=trusted)
-    await replay(settings.kafka, ReceiptIssued, recovery.since, handle, client_id=f"{settings.instance}-recovery")
+    await replay(settings.kafka, SentReceipt, recovery.since, handle, client_id=f"{settings.instance}-recovery")
 
 
 async def _start(keyring: Keyring, pool: Pool) -> None:
@@ -134,7 +134,7 @@ async def _start(keyring: Keyring, pool: Pool) -> None:
         raise
 
 
-def _checks(pool: Pool, spending: Subscription[ReceiptIssued], restore: RestoreGate) -> dict[str, Check]:
+def _checks(pool: Pool, spending: Subscription[SentReceipt], restore: RestoreGate) -> dict[str, Check]:
     async def restored() -> str | None:
         return restore.closed()
 
@@ -174,9 +174,9 @@ def _revealed(secret: SecretStr | None) -> str | None:
 
 def _spending(
     settings: VaultSettings, pool: Pool, publisher: Publisher, trusted: TrustedKeys, telemetry: Telemetry
-) -> Subscription[ReceiptIssued]:
+) -> Subscription[SentReceipt]:
     return Subscription(
-        event=ReceiptIssued,
+        event=SentReceipt,
         group=GROUP,
         handler=partial(on_receipt_issued, pool=pool, trusted=trusted),
         publisher=publisher,

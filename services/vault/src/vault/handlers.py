@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from common.events.routing import Receipt, ReceiptIssued
+from common.events.routing import Receipt, SentReceipt
 from common.security.signing import SignatureError, TrustedKeys
 from common.times import parse_rfc3339
 from vault import store
@@ -23,7 +23,7 @@ _SPENDING = frozenset({"handed_over", "delivered"})
 _EVENT_ID_CHARACTERS_MAX = 200
 
 
-async def on_receipt_issued(batch: Sequence[Received[ReceiptIssued]], pool: Pool, trusted: TrustedKeys) -> None:
+async def on_receipt_issued(batch: Sequence[Received[SentReceipt]], pool: Pool, trusted: TrustedKeys) -> None:
     """Spend what was handed over; count what is not signed by routing and believe none of it."""
     spent: dict[str, Spent] = {}
     unauthorised: list[Unauthorised] = []
@@ -42,12 +42,12 @@ async def on_receipt_issued(batch: Sequence[Received[ReceiptIssued]], pool: Pool
             await store.insert_unauthorised(connection, unauthorised)
 
 
-def read_receipt(received: Received[ReceiptIssued], trusted: TrustedKeys) -> Spent | Unauthorised | None:
+def read_receipt(received: Received[SentReceipt], trusted: TrustedKeys) -> Spent | Unauthorised | None:
     """Return what a receipt spends, None when it spends nothing, or the count of a record without authority."""
     signed = received.event.receipt
     try:
         trusted.verify(signed)
-        receipt = Receipt.model_validate(signed.statement)
+        receipt = signed.read(Receipt)
         occurred_at = parse_rfc3339(receipt.occurred_at)
     except SignatureError as error:
         return _without_authority(received, str(error))
@@ -58,7 +58,7 @@ def read_receipt(received: Received[ReceiptIssued], trusted: TrustedKeys) -> Spe
     return Spent(receipt.account_id, receipt.message_id, receipt.state, receipt.attempt, occurred_at)
 
 
-def _without_authority(received: Received[ReceiptIssued], reason: str) -> Unauthorised:
+def _without_authority(received: Received[SentReceipt], reason: str) -> Unauthorised:
     record = received.record
     header = next((content for name, content in record.headers if name == "ce_id" and content), b"")
     event_id = header.decode("utf-8", "replace").replace("\x00", "")[:_EVENT_ID_CHARACTERS_MAX]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from common.events.envelope import encode
-from common.events.intake import Instruction, MessageAdmitted, SealedContent
+from common.events.intake import Instruction, MessageAdmitted, SealedContent, SentMessage
 from common.ids import new_id, new_recipient_token
 from common.kafka.consumer import Received
 from common.security.sealing import new_message_key, seal
@@ -89,7 +89,8 @@ def received(
     event: MessageAdmitted, offset: int = 0, *, partition: int = 0, traceparent: bytes | None = None
 ) -> Received[Any]:
     """Return the event as a handler gets it."""
-    return Received(event, fake_record(encode(event, traceparent=traceparent), offset, partition))
+    record = encode(event, traceparent=traceparent)
+    return Received(SentMessage.from_json(record.value or b""), fake_record(record, offset, partition))
 
 
 def fake_record(record: Record, offset: int = 0, partition: int = 0) -> FakeRecord:
