@@ -268,7 +268,9 @@ def _passage(layout: Layout, account: int | None) -> list[str]:
             "put them elsewhere (waystation --home DIR), or run the command as an ordinary user",
         )
     identity = ["--reuid", str(account), "--regid", str(account), "--clear-groups"]
-    return [setpriv, *identity, "--inh-caps", "+dac_override", "--ambient-caps", "+dac_override", "--"]
+    rights = ["--inh-caps", "+dac_override", "--ambient-caps", "+dac_override"]
+    # Without it access(2), by which PostgreSQL looks for its own programs, would go by the account alone.
+    return [setpriv, "--securebits", "+no_setuid_fixup", *identity, *rights, "--"]
 
 
 def _is_hidden(path: Path) -> bool:
