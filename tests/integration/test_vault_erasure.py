@@ -300,6 +300,11 @@ async def test_erasures_beside_a_moving_epoch_leave_no_key_behind(vault, account
 # The burglar: superuser's rights, data folder, write-ahead log, a backup from before, and every key that still exists.
 
 
+copies_the_data_folder = pytest.mark.skipif(
+    os.environ.get("WAYSTATION_STACK") == "docker", reason="copies PostgreSQL's own folder"
+)
+
+
 def data_folder(stack):
     return postgres.data_folder(stack.layout)
 
@@ -334,6 +339,7 @@ def put_back(stack, backup):
     stack.start_postgres()
 
 
+@copies_the_data_folder
 async def test_a_stolen_backup_opens_nobody_who_was_erased(stack, vault, new_copy, account, tmp_path, folder):
     gone, stays = item(account, "gone@example.org", name="Gone Canary"), item(account, "stays@example.org")
     first, second = await vault.seal(gone, stays)
@@ -436,6 +442,7 @@ async def test_an_erased_person_put_back_by_hand_is_not_taken_into_the_next_epoc
     assert f"the key of {token}, who is erased, was put back by hand" in caplog.text
 
 
+@copies_the_data_folder
 async def test_a_backup_of_the_same_epoch_is_served_only_after_the_erasures_are_repeated(
     stack, vault, new_copy, account, tmp_path
 ):
