@@ -436,11 +436,7 @@ def _refusal(judged: _Judged, reason: str) -> Unauthorised:
 
 def _unauthorised(received: Received[SentMessage], reason: str, account_id: str | None = None) -> Unauthorised:
     record = received.record
-    try:
-        claimed = str(received.event.instruction.taken_apart().statement.get("message_id", ""))[
-            :_EVENT_ID_CHARACTERS_MAX
-        ]
-    except SignatureError:
-        claimed = ""
+    claims = received.event.instruction.claims() or {}
+    claimed = str(claims.get("message_id", ""))[:_EVENT_ID_CHARACTERS_MAX]
     printable = "".join(character if character.isascii() and character.isprintable() else "?" for character in claimed)
     return Unauthorised(record.topic, record.partition, record.offset, printable, account_id, reason)

@@ -160,10 +160,8 @@ def _is_revised(received: Received[Any]) -> TypeGuard[Received[VerdictRevised]]:
 
 
 def _claimed_id(event: SentVerdict) -> str:
-    try:
-        return str(event.message.instruction.taken_apart().statement.get("message_id"))[:100]
-    except SignatureError:
-        return "unknown"
+    claims = event.message.instruction.claims()
+    return "unknown" if claims is None else str(claims.get("message_id"))[:100]
 
 
 def _plan(one: Verified, standings: dict[str, str], now: datetime, *, lease: bool) -> store.PlannedDelivery:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 import msgspec
 
-from common.events.envelope import Contract, Event
+from common.events.envelope import Contract, Event, SentEvent
 from common.security.signing import SentStatement, Signed, Statement
 
 if TYPE_CHECKING:
@@ -79,18 +79,20 @@ class ReceiptIssued(Event):
         return str(self.receipt.statement["occurred_at"])
 
 
-class SentReceipt(msgspec.Struct, frozen=True, gc=False):
+class SentReceipt(SentEvent, frozen=True, gc=False):
     """A `ReceiptIssued` as it was sent."""
 
     TYPE: ClassVar[str] = ReceiptIssued.TYPE
     TOPIC: ClassVar[str] = ReceiptIssued.TOPIC
+    MODEL: ClassVar[type[Event]] = ReceiptIssued
     receipt: SentStatement
 
     @classmethod
-    def from_json(cls, value: bytes) -> Self:
-        """Return what is in a record's value; what is sent otherwise than usual goes through the model."""
-        try:
-            value.decode()
-            return msgspec.json.decode(value, type=cls)
-        except (UnicodeDecodeError, msgspec.DecodeError):
-            return cls(SentStatement.of(ReceiptIssued.from_json(value).receipt))
+    def as_sent(cls, value: bytes) -> Self:
+        """Read its usual form."""
+        return msgspec.json.decode(value, type=cls)
+
+    @classmethod
+    def of(cls, event: ReceiptIssued) -> Self:
+        """Return what would have been sent."""
+        return cls(SentStatement.of(event.receipt))

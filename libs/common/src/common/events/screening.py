@@ -6,9 +6,9 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 import msgspec
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from common.events.envelope import Contract, Event
+from common.events.envelope import Contract, Event, SentEvent
 from common.events.intake import MessageAdmitted, SentMessage, SentParts, VerifiedInstruction
 from common.security.signing import SentStatement, SignatureError, Signed, Statement
 
@@ -105,28 +105,25 @@ class _SentVerdictParts(msgspec.Struct, gc=False):
 _VERDICT_PARTS = msgspec.json.Decoder(_SentVerdictParts)
 
 
-class SentVerdict(msgspec.Struct, frozen=True, gc=False):
-    """A `VerdictReached` as it was sent, which costs half to read: who verifies both statements needs no more."""
+class SentVerdict(SentEvent, frozen=True, gc=False):
+    """A `VerdictReached` as it was sent."""
 
     TYPE: ClassVar[str] = VerdictReached.TYPE
     TOPIC: ClassVar[str] = VerdictReached.TOPIC
+    MODEL: ClassVar[type[Event]] = VerdictReached
     verdict: SentStatement
     message: SentMessage
+
+    @classmethod
+    def as_sent(cls, value: bytes) -> Self:
+        """Read its usual form."""
+        parts = _VERDICT_PARTS.decode(value)
+        return cls(parts.verdict, SentMessage.of_parts(parts.message))
 
     @classmethod
     def of(cls, event: VerdictReached) -> Self:
         """Return what would have been sent."""
         return cls(SentStatement.of(event.verdict), SentMessage.of(event.message))
-
-    @classmethod
-    def from_json(cls, value: bytes) -> Self:
-        """Return what is in a record's value; what is sent otherwise than usual goes through the model."""
-        try:
-            value.decode()
-            parts = _VERDICT_PARTS.decode(value)
-            return cls(parts.verdict, SentMessage.of_parts(parts.message))
-        except (UnicodeDecodeError, msgspec.DecodeError, ValidationError):
-            return cls.of(VerdictReached.from_json(value))
 
 
 class VerdictRevision(Contract):

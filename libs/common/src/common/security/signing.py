@@ -133,6 +133,13 @@ class SentStatement(msgspec.Struct, frozen=True, gc=False):
             raise SignatureError("the statement cannot be read") from None
         return Signed(statement=statement, proof=Proof(**msgspec.structs.asdict(self.proof)))
 
+    def claims(self) -> Statement | None:
+        """Return what the statement says, whoever signed it; None when it cannot be read."""
+        try:
+            return self.taken_apart().statement
+        except SignatureError:
+            return None
+
 
 class SignedJson(NamedTuple):
     """A statement in its canonical JSON, its digest (hexadecimal), and its proof as JSON: for events made in bulk."""
