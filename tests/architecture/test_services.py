@@ -197,21 +197,24 @@ loops = [o for o in gc.get_objects() if isinstance(o, asyncio.AbstractEventLoop)
 print(len(names), round(seconds, 2), sorted(set(done)), len(loops), threading.active_count())
 assert not done and not loops and threading.active_count() == 1 and seconds < float(sys.argv[2])
 """
-IMPORT_SECONDS_MAX = 6.0
-"""CPU seconds, third-party packages included: half a second to two by the machine. Hashing or training takes more."""
+IMPORT_SECONDS_MAX = 2.0
+"""CPU seconds, third-party packages included; about half a second on a quiet machine. The best of three runs counts."""
 
 
 @pytest.mark.parametrize("name", [*LIBRARIES, *SERVICES])
 def test_importing_does_no_work(name):
     """No socket, no process, no thread, no event loop: who imports a module has asked for nothing yet."""
-    answer = subprocess.run(
-        [sys.executable, "-c", IMPORT_ALL, name, str(IMPORT_SECONDS_MAX)],
-        capture_output=True,
-        text=True,
-        timeout=50,
-        check=False,
-    )
-    assert answer.returncode == 0, answer.stdout + answer.stderr[-2000:]
+    for _ in range(3):
+        answer = subprocess.run(
+            [sys.executable, "-c", IMPORT_ALL, name, str(IMPORT_SECONDS_MAX)],
+            capture_output=True,
+            text=True,
+            timeout=50,
+            check=False,
+        )
+        if answer.returncode == 0:
+            return
+    pytest.fail(answer.stdout + answer.stderr[-2000:])
 
 
 TEXT = {".py", ".md", ".toml", ".yaml", ".yml", ".sql", ".json", ".ini", ".sh", ".txt", ".lock", ""}
