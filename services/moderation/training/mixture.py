@@ -40,13 +40,13 @@ class Example:
     weights: tuple[float, ...]
 
 
-def mixture(data: Path, random: Random, share: float = 1.0) -> list[Example]:
-    """Return what the encoder reads in its stage, or by chance this share of it, in a settled order."""
+def mixture(data: Path, random: Random) -> list[Example]:
+    """Return what the encoder reads in its stage, in a settled order."""
     rows = [(row, READINGS[row.source]) for row in read_rows(data) if row.split == "train"]
     for reading in range(WRITTEN_READINGS):
         written = synthetic_rows(SYNTHETIC_SEED + reading)
         rows += [(row, WRITTEN_SHARES.get(row.origin, 1.0)) for row in written if row.split == "train"]
-    times = [int(often * share + random.random()) for _, often in rows]
+    times = [int(often + random.random()) for _, often in rows]
     return [_for_encoder(example(row)) for (row, _), count in zip(rows, times, strict=True) for _ in range(count)]
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 KEY_BYTES = 32
 _VERSION = b"\x01"
 _HEADER_BYTES = 5
-_header = Struct(">BI").pack
+_header = Struct(">cI").pack
 _NONCE_BYTES = 12
 _NONCE_END = _HEADER_BYTES + _NONCE_BYTES
 _NONCES_AT_ONCE = 256
@@ -49,7 +49,7 @@ class BlobError(Exception):
 
 def encrypt(cipher: AESGCM, key_id: int, plaintext: bytes, place: bytes) -> bytes:
     """Seal a value for a place, as `named` gives it."""
-    header = _header(1, key_id)
+    header = _header(_VERSION, key_id)
     nonce = _next_nonce()
     return header + nonce + cipher.encrypt(nonce, plaintext, header + place)
 
