@@ -68,6 +68,10 @@ def test_a_field_set_keeps_its_names(names):
     assert field_names(field_set(names)) == names
 
 
+def test_a_field_that_is_named_twice_is_no_other_field():
+    assert field_names(field_set(["address", "address", "name"])) == ["address", "name"]
+
+
 def test_each_field_has_a_bit_of_its_own():
     assert sorted(FIELD_BITS.values()) == [1 << place for place in range(len(FIELD_BITS))]
 

@@ -96,7 +96,7 @@ def is_allowed(caller: str, operation: str, purpose: str | None) -> bool:
 
 def field_set(names: Iterable[str]) -> int:
     """Return the bit set of field names."""
-    return sum(FIELD_BITS[name] for name in names)
+    return sum(FIELD_BITS[name] for name in set(names))
 
 
 def field_names(bits: int) -> list[str]:
