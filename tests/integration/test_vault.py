@@ -689,6 +689,79 @@ async def test_malformed_values_are_problems_of_their_items(vault, account):
     assert [kind(answer) for answer in answers] == expected
 
 
+async def test_bad_items_of_a_batch_have_their_own_answers_and_nothing_of_them_is_stored(vault, rows, account):
+    def given(**change):
+        return {"account_id": account, "message_id": "m", "address": f"{uuid.uuid4()}@example.org", **change}
+
+    items = [
+        given(),
+        given(shoe_size="canary"),
+        given(fields={"canary": "canary"}),
+        given(fields={"name": "canary" * 1000}),
+        given(address="canary at example"),
+        given(fields={"phone": "canary"}),
+        given(account_id=f"{account}\x00canary"),
+        given(kind="canary"),
+        given(),
+    ]
+    answer = await vault.ask("/v1/seal:batch", {"purpose": "intake", "items": items}, "ingestion")
+    kinds = [one.get("problem", {}).get("type", "").rpartition(":")[2] for one in answer.json()["items"]]
+    assert kinds == [
+        "",
+        "unknown-field",
+        "unknown-field",
+        "invalid-field",
+        "invalid-address",
+        "invalid-phone",
+        "invalid-field",
+        "invalid-field",
+        "",
+    ]
+    assert "canary" not in answer.text
+    assert len(await rows("SELECT FROM subjects WHERE starts_with(account_id, $1)", account)) == 2
+
+
+async def test_bad_asks_of_a_batch_have_their_own_answers_and_no_ledger_row(vault, account):
+    item, answer = await sealed(vault, account, name="Anna")
+    gone, dead = await sealed(vault, account, address="gone@example.org")
+    await vault.erase({"account_id": account, "token": dead.token})
+    good = msgspec.to_builtins(delivery(item, answer))
+    asked = [
+        {**good, "canary": 1},
+        {**good, "message_id": "m1", "epoch": 0},
+        {**good, "message_id": "m2", "account_id": "canary"},
+        {**good, "message_id": "m3", "token": "canary"},
+        {**good, "message_id": "m4", "token": "canary\x1f"},
+        {**msgspec.to_builtins(delivery(gone, dead))},
+        good,
+        good,
+    ]
+    call = {"purpose": "delivery", "provider": "smtp.default", "fields": ["address"], "items": asked}
+    told = await vault.ask("/v1/disclose:batch", call, "routing")
+    items = told.json()["items"]
+    assert [one.get("problem", {}).get("status") for one in items] == [422, 422, 404, 404, 422, 410, None, 422]
+    assert items[6]["fields"] == {"address": "Anna@example.org"}
+    assert "there is no such field" in items[0]["problem"]["detail"]
+    assert "canary" not in str(items[1:])
+    assert len(await ledger(vault, item)) == 1
+
+
+async def test_a_field_that_is_asked_for_twice_is_disclosed_and_entered_once(vault, account):
+    item, answer = await sealed(vault, account, name="Anna")
+    (disclosed,) = await vault.disclose(
+        delivery(item, answer), provider="smtp.named", fields=("address", "address", "address")
+    )
+    assert disclosed.fields == {"address": "Anna@example.org"}
+    (row,) = await ledger(vault, item)
+    assert row["fields"] == ["address"]
+
+
+async def test_a_long_address_is_found_and_erased(vault, account):
+    address = f"{'a' * 60}@{'.'.join(['b' * 60] * 3)}.example"
+    await vault.seal(new_item(account, address))
+    assert (await vault.erase({"account_id": account, "address": address}))[0]["tokens"]
+
+
 async def test_a_person_may_be_known_by_phone_alone(vault, account):
     number = f"+49301{uuid.uuid4().int % 10**7:07d}"
     first, second = (

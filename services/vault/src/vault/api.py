@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 from fastapi import APIRouter, Query, Request, Response
@@ -46,11 +44,12 @@ from common.http.openapi import (
 from common.http.problems import Problem
 from common.http.unauthorised import ListedMax, UnauthorisedRecords, unauthorised_records
 from vault import store
+from vault.batches import BODY_BYTES_MAX, Batch, Read, read_body
 from vault.coalescing import Discloser
 from vault.domain import PURPOSES_OF_A_CASE, Access
 from vault.erasing import Eraser
 from vault.errors import BODY_TOO_LARGE, CLOSED, NOT_ALLOWED, TOO_FAST
-from vault.finding import find
+from vault.finding import find, refuse_person_item, refuse_person_of
 from vault.opening import open_capsules
 from vault.scope import EVERY_ACCOUNT, scoped
 from vault.sealing import seal
@@ -63,8 +62,6 @@ if TYPE_CHECKING:
     from vault.gate import Gate
     from vault.keyring import Keyring
     from vault.withdrawals import Relay
-
-BODY_BYTES_MAX = 4 * 1024 * 1024
 
 _MEANING = {
     "seal": "Find or create persons and wrap message keys; for ingestion, purpose `intake`.",
@@ -92,36 +89,13 @@ BODY_REFUSALS = (
 
 log = logging.getLogger(__name__)
 
-Call = TypeVar("Call", bound=msgspec.Struct)
-Run = Callable[[Call, Access, "Pool", "Keyring"], Awaitable[Any]]
-
 _ENCODER = msgspec.json.Encoder()
-_PLACE = re.compile(r"(?P<text>.*) - at `(?:key in )?\$(?P<place>.*)`", re.DOTALL)
-_LENGTH = re.compile(r"length (?:>=|<=) (\d+)")
-_NAMED = re.compile(r"field `([^`]*)`")
 
 
 class Ledger(BaseModel):
     """Disclosures of one message, oldest first."""
 
     items: list[LedgerRow]
-
-
-class Batch(Generic[Call]):
-    """A batch operation: how its call is read, and who answers it."""
-
-    def __init__(self, kind: type[Call], answers_kind: type[msgspec.Struct], run: Run[Call]) -> None:
-        self.kind = kind
-        self.run = run
-        self.answers = answers_kind
-        self._decoder: msgspec.json.Decoder[Call] = msgspec.json.Decoder(kind)
-
-    def read(self, body: bytes) -> Call:
-        """Return the call, or raise the Problem that names the field or limit; values are never repeated."""
-        try:
-            return self._decoder.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise unfit(error) from None
 
 
 def vault_routes(gate: Gate, pool: Pool, keyring: Keyring, publisher: RecordPublisher, relay: Relay) -> APIRouter:
@@ -132,11 +106,11 @@ def vault_routes(gate: Gate, pool: Pool, keyring: Keyring, publisher: RecordPubl
     def batch_route(operation: str, batch: Batch[Any]) -> None:
         async def call_in_batch(request: Request) -> Response:
             caller = await gate.admit(request, operation)
-            call = batch.read(await read_body(request))
-            access = await gate.check(_access(caller, operation, call))
+            read = batch.read(await read_body(request))
+            access = await gate.check(_access(caller, operation, read))
             _need_a_person(access)
             gate.need_open()
-            answers = await batch.run(call, access, pool, keyring)
+            answers = await batch.answer(read, access, pool, keyring)
             return _json({"items": answers})
 
         router.add_api_route(
@@ -155,14 +129,14 @@ def vault_routes(gate: Gate, pool: Pool, keyring: Keyring, publisher: RecordPubl
     batch_route("open", Batch(OpenCall, OpenAnswers, open_capsules))
     batch_route("disclose", Batch(DiscloseCall, DiscloseAnswers, Discloser().disclose))
 
-    batch_route("find", Batch(FindCall, FindAnswers, find))
-    batch_route("erase", Batch(EraseCall, EraseAnswers, Eraser(publisher).erase))
+    batch_route("find", Batch(FindCall, FindAnswers, find, refuse_person_item))
+    batch_route("erase", Batch(EraseCall, EraseAnswers, Eraser(publisher).erase, refuse_person_item))
 
     withdrawals = Withdrawals(relay)
-    batch_route("record-basis", Batch(BasisCall, DoneAnswers, withdrawals.record))
-    batch_route("withdraw", Batch(WithdrawCall, DoneAnswers, withdrawals.withdraw))
+    batch_route("record-basis", Batch(BasisCall, DoneAnswers, withdrawals.record, refuse_person_of))
+    batch_route("withdraw", Batch(WithdrawCall, DoneAnswers, withdrawals.withdraw, refuse_person_of))
     batch_route("suppress", Batch(SuppressCall, DoneAnswers, withdrawals.suppress))
-    batch_route("restrict", Batch(RestrictCall, DoneAnswers, withdrawals.restrict))
+    batch_route("restrict", Batch(RestrictCall, DoneAnswers, withdrawals.restrict, refuse_person_of))
 
     @router.get("/disclosures", tags=["operator"], responses=reading)
     async def get_disclosures(
@@ -208,10 +182,11 @@ def _json(answer: object) -> Response:
     return Response(_ENCODER.encode(answer), media_type="application/json")
 
 
-def _access(caller: str, operation: str, call: Any) -> Access:
+def _access(caller: str, operation: str, read: Read[Any]) -> Access:
+    call = read.call
     case_id, user_id = (call.case_id, call.user_id) if isinstance(call, OpenCall) else (None, None)
     provider = call.provider if isinstance(call, DiscloseCall) else None
-    return Access(caller, operation, call.purpose, case_id, len(call.items), user_id, provider)
+    return Access(caller, operation, call.purpose, case_id, read.items, user_id, provider)
 
 
 def _need_a_person(access: Access) -> None:
@@ -219,30 +194,3 @@ def _need_a_person(access: Access) -> None:
         raise Problem(422, "invalid-field", f"case_id: purpose {access.purpose} needs a case", field="case_id")
     if access.purpose == "inbox" and access.user_id is None:
         raise Problem(422, "invalid-field", "user_id: purpose inbox needs the user who reads", field="user_id")
-
-
-async def read_body(request: Request) -> bytes:
-    """Return the body, or raise the problem that names its limit."""
-    parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
-        if size > BODY_BYTES_MAX:
-            raise Problem(413, "body-too-large", "send fewer items in a call", field="body", limit=BODY_BYTES_MAX)
-        parts.append(part)
-    return b"".join(parts)
-
-
-def unfit(error: Exception) -> Problem:
-    """Return the problem for a body that is no JSON, or does not fit its shape, from what the decoder told."""
-    if isinstance(error, RecursionError | UnicodeDecodeError):
-        return Problem(400, "bad-request", "the body is no UTF-8, or nested too deeply", field="body")
-    if not isinstance(error, msgspec.ValidationError):
-        return Problem(400, "invalid-json", f"the body is no JSON document: {error}", field="body")
-    found = _PLACE.fullmatch(str(error))
-    text, place = (found["text"], found["place"]) if found else (str(error), "")
-    field = re.sub(r"\[(\d*)(?:\.\.\.)?\]", r".\1", place).strip(".")
-    if named := _NAMED.search(text):
-        field = f"{field}.{named[1]}".strip(".")
-    limit = int(length[1]) if (length := _LENGTH.search(text)) else None
-    kind = "unknown-field" if "unknown field" in text else "invalid-field"
-    return Problem(422, kind, f"{field or 'body'}: {text}", field=field or "body", limit=limit)

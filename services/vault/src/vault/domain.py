@@ -161,6 +161,7 @@ BAD_CAPSULE = Refusal(422, "bad-capsule", "the capsule was not sealed for this m
 INTEGRITY_FAILED = Refusal(
     500, "integrity-failed", "stored data of this recipient do not open: tell an operator, the row was changed"
 )
+NOT_STORABLE = Refusal(422, "invalid-field", "item: a text holds a NUL or a unit separator (U+001F)", {"field": "item"})
 TWICE_IN_CALL = Refusal(422, "invalid-field", "message_id: ask for a message once in a call", {"field": "message_id"})
 
 
@@ -175,9 +176,8 @@ def refuse_fields(asked: Sequence[str]) -> Refusal | None:
 def refuse_provider(provider: str, processor: Processor | None, asked: Sequence[str]) -> Refusal | None:
     """Return why a provider gets nothing, or None when its contract names all fields asked for."""
     if processor is None or not processor.approved:
-        return Refusal(
-            403, "provider-not-approved", f"{provider} is not an approved processor; see the processors register"
-        )
+        detail = "provider: no approved processor has this name; see the processors register"
+        return Refusal(403, "provider-not-approved", detail, {"field": "provider"})
     outside = sorted(set(asked) - processor.fields)
     if outside:
         names = ", ".join(outside)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from common.contracts.vault_duties import FindAnswer, FindCall, PersonItem
 from vault import store
-from vault.domain import UNKNOWN_RECIPIENT, Refusal
+from vault.domain import KINDS, UNKNOWN_RECIPIENT, Refusal
 from vault.errors import item_problem
 from vault.formats import mail_address, normal_address, phone_number
 from vault.scope import scoped
@@ -14,12 +14,33 @@ from vault.scope import scoped
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from common.contracts.vault_duties import BasisItem, RestrictItem, WithdrawItem
+    from common.contracts.vault_people import RectifyItem
     from common.postgres.pool import Pool
     from vault.domain import Access
     from vault.keyring import Keyring
     from vault.keys.accounts import AccountKeys
 
-_NO_INDEX = bytes(16)
+_NAMELESS = Refusal(422, "invalid-field", "token: name a person by token, address or phone", {"field": "token"})
+
+
+def refuse_person_item(item: PersonItem) -> Refusal | None:
+    """Return why an item names nobody, whoever the vault knows, or None."""
+    if item.kind not in KINDS:
+        return Refusal(422, "invalid-field", f"kind: one of {', '.join(KINDS)}", {"field": "kind"})
+    if item.token is not None:
+        return None
+    formed: str | Refusal = _NAMELESS
+    if item.address is not None:
+        formed = mail_address(item.address)
+    elif item.phone is not None:
+        formed = phone_number(item.phone)
+    return formed if isinstance(formed, Refusal) else None
+
+
+def refuse_person_of(item: BasisItem | WithdrawItem | RestrictItem | RectifyItem) -> Refusal | None:
+    """The same, for the person that an item is about."""
+    return refuse_person_item(item.person)
 
 
 async def find(call: FindCall, access: Access, pool: Pool, keyring: Keyring) -> list[FindAnswer]:

@@ -6,7 +6,7 @@ moment the call is answered; the event on `vault.withdrawals` tells others, and 
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from common.contracts.vault_duties import BasisCall, DoneAnswer, RestrictCall, SuppressCall, SuppressItem, WithdrawCall
@@ -175,9 +175,9 @@ def _done(tokens: Sequence[str], known: dict[str, str]) -> DoneAnswer:
 
 def _times(item: BasisItem) -> tuple[datetime, datetime | None] | Refusal:
     try:
-        given = parse_rfc3339(item.given_at)
-        expires = None if item.expires_at is None else parse_rfc3339(item.expires_at)
-    except ValueError:
+        given = parse_rfc3339(item.given_at).astimezone(UTC)
+        expires = None if item.expires_at is None else parse_rfc3339(item.expires_at).astimezone(UTC)
+    except (ValueError, OverflowError):
         detail = "given_at, expires_at: a time of RFC 3339 with its zone, such as 2026-01-31T09:30:00Z"
         return Refusal(422, "invalid-field", detail, {"field": "given_at"})
     if item.kind == "consent" and not item.attested and item.text_digest is None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from common.contracts.vault import ITEMS_MAX, Bounded, Id, Name
+from common.contracts.vault import ITEMS_MAX, Id, Name, Value
 
 Code = Annotated[str, msgspec.Meta(pattern="^[a-z0-9][a-z0-9._:-]*$", max_length=100)]
 
@@ -27,8 +27,8 @@ class PersonItem(_Call, frozen=True):
 
     account_id: Id
     token: Id | None = None
-    address: Bounded | None = None
-    phone: Bounded | None = None
+    address: Value | None = None
+    phone: Value | None = None
     kind: Name = "recipient"
 
 
@@ -125,8 +125,8 @@ class SuppressItem(_Call, frozen=True):
 
     account_id: Id
     tool: Literal["email", "telephony"]
-    address: Bounded | None = None
-    phone: Bounded | None = None
+    address: Value | None = None
+    phone: Value | None = None
     reason: Code = "opt-out"
     lift: bool = False
 

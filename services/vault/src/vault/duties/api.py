@@ -32,7 +32,8 @@ from common.http.openapi import Refusal as Answer
 from common.http.problems import Problem
 from common.security.signing import Signed  # noqa: TC001  FastAPI reads it at runtime
 from vault import store
-from vault.api import BODY_REFUSALS, Batch, read_body
+from vault.api import BODY_REFUSALS
+from vault.batches import Batch, Read, read_body
 from vault.domain import Access
 from vault.duties import rows
 from vault.duties.account_end import AccountEnds, export_account, signed_state
@@ -44,6 +45,7 @@ from vault.duties.rectify import rectify
 from vault.duties.retention import Retention, set_rules
 from vault.erasing import Eraser
 from vault.errors import NOT_ALLOWED
+from vault.finding import refuse_person_of
 from vault.scope import EVERY_ACCOUNT, scoped
 
 if TYPE_CHECKING:
@@ -111,14 +113,13 @@ class _Door:
         self.pool = pool
         self.keyring = keyring
 
-    async def read(self, request: Request, operation: str, kind: Batch[Any]) -> tuple[Any, Access]:
+    async def read(self, request: Request, operation: str, kind: Batch[Any]) -> tuple[Read[Any], Access]:
         """Return a call and its access, or raise the problem."""
         caller = await self._gate.admit(request, operation)
-        call = kind.read(await read_body(request))
-        items = len(getattr(call, "items", "1"))
-        access = await self._gate.check(Access(caller, operation, call.purpose, None, items))
+        read = kind.read(await read_body(request))
+        access = await self._gate.check(Access(caller, operation, read.call.purpose, None, read.items))
         self._gate.need_open()
-        return call, access
+        return read, access
 
     async def note(self, request: Request, operation: str) -> None:
         """Let a reader in, and log that it read."""
@@ -151,8 +152,8 @@ def _person_routes(router: APIRouter, door: _Door, deployment: Deployment) -> No
     )
     async def export_person(request: Request) -> Response:
         """Export a person: fields, recipients, purposes, bases, opt-outs, erasure. Purpose `data-protection`."""
-        call, access = await door.read(request, "export", reading)
-        return _json(await export(call, access, door.pool, door.keyring))
+        read, access = await door.read(request, "export", reading)
+        return _json(await export(read.call, access, door.pool, door.keyring))
 
     @router.post(
         "/export/page",
@@ -162,8 +163,8 @@ def _person_routes(router: APIRouter, door: _Door, deployment: Deployment) -> No
     )
     async def export_person_page(request: Request) -> HTMLResponse:
         """Export a person as a page that people can read. Purpose `data-protection`."""
-        call, access = await door.read(request, "export", reading)
-        found = await export(call, access, door.pool, door.keyring)
+        read, access = await door.read(request, "export", reading)
+        found = await export(read.call, access, door.pool, door.keyring)
         return _html(page("person.html", export=found, deployment=deployment))
 
 
@@ -193,8 +194,8 @@ def _call_routes(router: APIRouter, door: _Door, eraser: Eraser) -> None:
 
     def route(path: str, operation: str, batch: Batch[Any]) -> None:
         async def call_duty(request: Request) -> Response:
-            call, access = await door.read(request, operation, batch)
-            answer: Any = await batch.run(call, access, door.pool, door.keyring)
+            read, access = await door.read(request, operation, batch)
+            answer: Any = await batch.answer(read, access, door.pool, door.keyring)
             found = {"items": answer} if isinstance(answer, list) else answer
             return _json(found)
 
@@ -209,7 +210,7 @@ def _call_routes(router: APIRouter, door: _Door, eraser: Eraser) -> None:
             openapi_extra=body_of(batch.kind),
         )
 
-    route("rectify:batch", "rectify", Batch(RectifyCall, RectifyAnswers, rectify))
+    route("rectify:batch", "rectify", Batch(RectifyCall, RectifyAnswers, rectify, refuse_person_of))
     route("object:batch", "object", Batch(ObjectCall, ObjectAnswers, record_objections))
     route("notices:done", "notify", Batch(NoticesCall, NoticeAnswers, finish_notices))
     route("retention-rules:batch", "set-retention", Batch(RulesCall, RuleAnswers, set_rules))
@@ -231,8 +232,8 @@ def _account_routes(router: APIRouter, door: _Door, eraser: Eraser, signer: Sign
     )
     async def export_an_account(request: Request) -> Response:
         """Export all persons of an account, one JSON document a line. The last line says that it is whole."""
-        call, access = await door.read(request, "export-account", asking)
-        found: AsyncIterator[bytes] = export_account(call, access, door.pool, door.keyring)
+        read, access = await door.read(request, "export-account", asking)
+        found: AsyncIterator[bytes] = export_account(read.call, access, door.pool, door.keyring)
         return StreamingResponse(found, media_type="application/x-ndjson", headers={"cache-control": "no-store"})
 
     @router.post(
@@ -243,8 +244,8 @@ def _account_routes(router: APIRouter, door: _Door, eraser: Eraser, signer: Sign
     )
     async def ask_for_the_end(request: Request) -> Response:
         """Ask for the end of an account. Nothing changes yet; the answer has the confirmation for the second step."""
-        call, access = await door.read(request, "end-account", asking)
-        return _json(await ends.ask(call, access, door.pool, door.keyring))
+        read, access = await door.read(request, "end-account", asking)
+        return _json(await ends.ask(read.call, access, door.pool, door.keyring))
 
     @router.post(
         "/account-ends:confirm",
@@ -254,8 +255,8 @@ def _account_routes(router: APIRouter, door: _Door, eraser: Eraser, signer: Sign
     )
     async def confirm_the_end(request: Request) -> Response:
         """End an account: its persons are erased, its keys destroyed. Repeat it until the state is `ended`."""
-        call, access = await door.read(request, "end-account", confirming)
-        return _json(await ends.confirm(call, access, door.pool, door.keyring))
+        read, access = await door.read(request, "end-account", confirming)
+        return _json(await ends.confirm(read.call, access, door.pool, door.keyring))
 
     @router.get(
         "/account-ends/{account_id}",

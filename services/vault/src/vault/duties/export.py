@@ -27,7 +27,7 @@ from common.times import now, rfc3339
 from vault import store
 from vault.domain import FIELDS, RESTRICTED, field_names
 from vault.duties import rows
-from vault.finding import find_tokens
+from vault.finding import find_tokens, refuse_person_item
 from vault.formats import normal_address
 from vault.keys.blobs import BlobError
 from vault.opening import report_broken
@@ -63,6 +63,8 @@ class Facts(NamedTuple):
 
 async def export(call: ExportCall, access: Access, pool: Pool, keyring: Keyring) -> Export:
     """Return the persons that the call names, or raise the 404; the log row is there before the answer."""
+    if refusal := refuse_person_item(call.person):
+        raise Problem(refusal.status, refusal.kind, refusal.detail, **refusal.members)
     (tokens,) = await find_tokens([call.person], pool, keyring)
     account_id = call.person.account_id
     async with scoped(pool, [account_id]) as connection:
