@@ -91,7 +91,13 @@ def test_two_wheels_verify_the_access_log_without_the_vault_or_its_database(audi
     log.write_text("".join(lines).replace('"id": 3, "caller": "ingestion"', '"id": 3, "caller": "nobody"'))
     refused = json.loads(run(auditor, *asked, status=1, cwd=tmp_path))
     assert (refused["proved"], refused["first_bad_entry"]) == (False, 3)
+    log.write_text("".join(lines).replace(salts[2].hex(), "no salt"))
+    assert json.loads(run(auditor, *asked, status=1, cwd=tmp_path))["first_bad_entry"] == 2
+    log.write_text("".join([*lines, lines[-1].replace('"position": 4', '"position": 5')]))
+    assert "not proved by any: 1" in json.loads(run(auditor, *asked, cwd=tmp_path))["text"]
     run(auditor, *asked[:-1], "--keys", tmp_path / "none", status=2, cwd=tmp_path)
+    heads.write_text("")
+    run(auditor, *asked, status=2, cwd=tmp_path)
 
 
 def head(key, leaves, old_size, size):

@@ -42,8 +42,11 @@ class Entry(BaseModel):
     ledger: list[list[Any]] | None = None
 
     def leaf(self) -> bytes:
-        """Return the leaf hash of this entry."""
-        return log_leaf(bytes.fromhex(self.salt), orjson.dumps(self.entry, option=orjson.OPT_SORT_KEYS))
+        """Return the leaf hash of this entry; what cannot have been an entry has none that fits."""
+        try:
+            return log_leaf(bytes.fromhex(self.salt), orjson.dumps(self.entry, option=orjson.OPT_SORT_KEYS))
+        except (ValueError, orjson.JSONEncodeError):
+            return b""
 
     def ledger_fits(self) -> bool:
         """Say whether the ledger rows are those that the entry's digest covers."""
@@ -99,8 +102,9 @@ def check_log(entries: Iterable[Entry], heads: Iterable[Signed], keys: TrustedKe
         text = f"the log ends before entry {found}: the newest head has {len(leaves)}"
         return Finding(proved=False, text=text, position=found, entries=found, heads=count)
     beyond = found - len(leaves)
-    told = f", {beyond} newer than the newest head" if beyond else ""
-    return Finding(proved=True, text=f"{found} entries are as {count} heads say{told}", entries=found, heads=count)
+    told = f"; newer than the newest head, and not proved by any: {beyond}" if beyond else ""
+    text = f"{len(leaves)} entries are as {count} heads say{told}"
+    return Finding(proved=True, text=text, entries=found, heads=count)
 
 
 class HeadError(Exception):
@@ -156,7 +160,10 @@ def verify_log(log: LogOption, heads: HeadsOption, keys: KeysOption, as_json: Js
         trusted = TrustedKeys.from_folder("vault", keys)
     except FileNotFoundError as error:
         raise UncheckableError(str(error), "give the folder that holds vault/*.pem") from None
-    finding = check_log(_entries(log), _heads(heads), trusted)
+    published = list(_heads(heads))
+    if not published:
+        raise UncheckableError(f"{heads} holds no head", "fetch vault.checkpoints: without heads nothing is checked")
+    finding = check_log(_entries(log), published, trusted)
     answer = {
         "proved": finding.proved,
         "text": finding.text,
