@@ -24,7 +24,7 @@ from common.contracts.vault import DiscloseCall, DiscloseItem, OpenCall, OpenIte
 from common.events.envelope import decode
 from common.events.routing import Receipt, SentReceipt
 from common.events.vault import WithdrawalRecorded
-from common.http.problems import install_problem_handlers
+from common.http.problems import Problem, install_problem_handlers
 from common.http.vault import VaultClient, VaultRefusedError
 from common.kafka.consumer import Received
 from common.postgres.migrations import migrate
@@ -637,6 +637,21 @@ async def test_a_transaction_sees_the_accounts_it_named_and_no_others(vault, poo
         async with scoped(pool, ["' OR true --", "\\"]) as connection:
             assert await connection.fetch(f"SELECT FROM {table}") == []
     assert await pool.fetch("SELECT FROM subjects") == [], "the scope ended with its transaction"
+
+
+@pytest.mark.parametrize("name", ["*", "{}\x1f*", "{}\x1f", "\x1f{}", "\x00"])
+async def test_an_account_id_does_not_widen_what_a_transaction_sees(vault, pool, account, name):
+    _, answer = await sealed(vault, account)
+    name = name.format(account)
+    with pytest.raises(Problem, match="no account has this id"):
+        async with scoped(pool, [name]):
+            pass
+    person = {"account_id": name, "token": answer.token}
+    erasing = {"reason": "request-of-person", "items": [person, {"account_id": account, "token": answer.token}]}
+    erased = (await vault.ask("/v1/erase:batch", erasing)).json()["items"]
+    assert [one.get("problem", {}).get("status") for one in erased] == [422, None]
+    stolen = await vault.ask("/v1/erase:batch", {"reason": "request-of-person", "items": [person]})
+    assert (stolen.status_code, stolen.json()["field"]) == (422, "account_id")
 
 
 async def test_row_level_security_holds_for_the_owner_and_for_partitions_too(vault, database, pool, account):

@@ -39,7 +39,7 @@ _LENGTH = re.compile(r"length (?:>=|<=) (\d+)")
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<name>.*)`", re.DOTALL)
 _MISSING = re.compile(r"field `(\w+)`")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,39}").fullmatch
-_CONTROLS = re.compile(rb"\\u00(?:00|1[fF])")
+_NOT_STORABLE = re.compile(rb'\\u00(?:00|1[fF])|"account_id":"\*"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,10 +163,10 @@ def _without(call: Any, problems: Problems, refused: Problems) -> tuple[Any, Pro
 
 
 def _not_storable(call: Any) -> Problems:
-    """Return the items with a text that PostgreSQL does not take, or that would part columns (NUL, U+001F)."""
+    """Return the items with a text that PostgreSQL does not take or that would part columns, or for every account."""
     problem = item_problem(NOT_STORABLE)
     items = enumerate(getattr(call, "items", ()))
-    return {number: problem for number, item in items if _CONTROLS.search(msgspec.json.encode(item))}
+    return {number: problem for number, item in items if _NOT_STORABLE.search(msgspec.json.encode(item))}
 
 
 async def read_body(request: Request) -> bytes:

@@ -161,7 +161,9 @@ BAD_CAPSULE = Refusal(422, "bad-capsule", "the capsule was not sealed for this m
 INTEGRITY_FAILED = Refusal(
     500, "integrity-failed", "stored data of this recipient do not open: tell an operator, the row was changed"
 )
-NOT_STORABLE = Refusal(422, "invalid-field", "item: a text holds a NUL or a unit separator (U+001F)", {"field": "item"})
+NOT_STORABLE = Refusal(
+    422, "invalid-field", "item: a text holds a NUL or U+001F, or the account is *", {"field": "item"}
+)
 TWICE_IN_CALL = Refusal(422, "invalid-field", "message_id: ask for a message once in a call", {"field": "message_id"})
 
 
