@@ -178,3 +178,18 @@ def test_a_secret_may_stand_in_a_file_and_the_environment_wins(monkeypatch, tmp_
     settings = read_settings("vault", settings_of("vault"), tmp_path)
     assert settings.kafka_password == SecretStr("from-a-file")
     assert settings.postgres_dsn.get_secret_value() == environment["VAULT_POSTGRES_DSN"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"VAULT_PRODUCTION": "true"}, "VAULT_FILE_ROOT_IN_PRODUCTION=accepted"),
+        ({}, "VAULT_ROOT_KEY_FILE names no file"),
+        ({"VAULT_ROOT": "hsm:1"}, "no installed package brings it"),
+    ],
+    ids=["production", "no-file", "no-plug-in"],
+)
+def test_a_vault_whose_root_cannot_be_used_ends_with_one_line_that_says_why(tmp_path, settings, told):
+    status, line = said_by("vault", {**complete("vault", tmp_path), **settings})
+    assert (status, line["level"], line["service"]) == (EXIT_MISCONFIGURED, "critical", "vault")
+    assert told in line["message"]

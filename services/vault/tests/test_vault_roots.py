@@ -21,7 +21,7 @@ from vault.keys.epochs import STANDING, KeyFolder
 from vault.keys.root import RootKey
 from vault.kms.aws import AwsRoot
 from vault.kms.transit import TransitRoot
-from vault.roots import EitherRoot, RootSettings, find_root, refuse_file_in_production
+from vault.roots import PLUG_INS, EitherRoot, RootSettings, find_root, refuse_file_in_production
 
 KEY, PLACE = bytes(range(32)), b"9:epoch-key|1:1|"
 TOKEN = "s.fake"
@@ -154,6 +154,16 @@ def test_a_root_is_found_by_its_name(tmp_path, transit_url):
     assert "root.key" in find_root(f"file:{path}", RootSettings()).describe()
     told = RootSettings(transit_url=transit_url, transit_token=TOKEN)
     assert find_root("transit:root", told).describe() == "transit key transit/root"
+
+
+def test_another_package_brings_a_root_by_an_entry_point(tmp_path, monkeypatch):
+    about = tmp_path / "acme_roots-1.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-roots\nVersion: 1\n")
+    (about / "entry_points.txt").write_text(f"[{PLUG_INS}]\nhsm = acme_roots:open_hsm\n")
+    (tmp_path / "acme_roots.py").write_text("def open_hsm(slot):\n    return f'the root in {slot}'\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert find_root("hsm:slot-1", RootSettings()) == "the root in slot-1"
 
 
 @pytest.mark.parametrize(

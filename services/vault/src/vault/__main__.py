@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from common.config import read_settings
+import logging
+
+from common.config import EXIT_MISCONFIGURED, read_settings
 from common.http.server import serve
 from vault.app import create_app
 from vault.config import VaultSettings
+from vault.errors import KeyFileError, ProcessorsFileError
 from vault.hygiene import forbid_dumps
 
 
@@ -13,7 +16,11 @@ def main() -> None:
     """Run the vault until SIGTERM."""
     forbid_dumps()
     settings = read_settings("vault", VaultSettings)
-    serve("vault", lambda: create_app(settings), settings.http_host, settings.http_port)
+    try:
+        serve("vault", lambda: create_app(settings), settings.http_host, settings.http_port)
+    except (KeyFileError, ProcessorsFileError) as error:
+        logging.getLogger(__name__).critical("the vault does not start: %s", error)
+        raise SystemExit(EXIT_MISCONFIGURED) from None
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
-"""Which root key a deployment has: `file`, `aws:KEY`, `transit:NAME`; and the change from one to another.
+"""Which root key a deployment has: `file`, `aws:KEY`, `transit:NAME`, or a plug-in's; and the change between them.
 
-A plug-in is imported when it is named, so its libraries are needed by who uses it only.
+A plug-in is imported when it is named, so its libraries are needed by who uses it only. Another package brings its own
+by an entry point of the group `waystation.vault.roots`, called with what follows the colon.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +19,8 @@ from vault.kms.transit import TransitRoot
 
 if TYPE_CHECKING:
     from vault.keys.epochs import Root
+
+PLUG_INS = "waystation.vault.roots"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +69,10 @@ def find_root(name: str, settings: RootSettings) -> Root:
         return _aws(rest, settings)
     if kind == "transit" and rest:
         return _transit(rest, settings)
-    raise KeyFileError("VAULT_ROOT is none of file, aws:KEY, transit:NAME")
+    for plug_in in entry_points(group=PLUG_INS, name=kind):
+        root: Root = plug_in.load()(rest)
+        return root
+    raise KeyFileError("VAULT_ROOT is none of file, aws:KEY, transit:NAME, and no installed package brings it")
 
 
 def _aws(key_id: str, settings: RootSettings) -> Root:
