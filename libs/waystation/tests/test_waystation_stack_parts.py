@@ -155,6 +155,7 @@ def test_a_service_is_told_its_own_settings_and_nobody_elses(layout, service, mo
     monkeypatch.setenv(f"{service.upper()}_CYCLE_SECONDS", "0.5")
     monkeypatch.setenv("OTHER_SECRET", "x")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
     passwords = ensure_passwords(layout)
     told = service_environment(layout, STATE, passwords, service, 1)
     prefix = f"{service.upper()}_"
@@ -162,6 +163,7 @@ def test_a_service_is_told_its_own_settings_and_nobody_elses(layout, service, mo
     assert told[f"{prefix}HTTP_PORT"] == str(STATE.ports[service])
     assert told[f"{prefix}CYCLE_SECONDS"] == "0.5"
     assert told["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://collector:4318", "all services share it"
+    assert ("AWS_DEFAULT_REGION" in told) == (service == "vault"), "the root key may be in AWS KMS"
     assert "OTHER_SECRET" not in told
     others = {value for name, value in {**passwords.kafka, **passwords.postgres}.items() if name != service}
     assert not [

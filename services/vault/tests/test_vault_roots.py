@@ -124,6 +124,14 @@ def test_a_root_in_aws_kms_wraps_for_a_place_and_no_other(aws):
         AwsRoot("nobody", endpoint=endpoint).wrap(KEY, PLACE)
 
 
+def test_aws_without_a_region_is_told_as_a_root_that_cannot_be_used(monkeypatch, tmp_path):
+    for name in ("AWS_DEFAULT_REGION", "AWS_REGION", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    with pytest.raises(KeyFileError, match="NoRegionError"):
+        AwsRoot("key")
+
+
 def test_a_root_in_a_transit_engine_wraps_for_a_place_and_no_other(transit_url):
     check_root(TransitRoot(transit_url, TOKEN, "root"), TransitRoot(transit_url, TOKEN, "other"))
     with pytest.raises(KeyFileError, match="does the key exist"):
@@ -134,17 +142,37 @@ def test_a_root_in_a_transit_engine_wraps_for_a_place_and_no_other(transit_url):
         TransitRoot("http://127.0.0.1:9", TOKEN, "root").wrap(KEY, PLACE)
 
 
-def test_a_deployment_moves_its_root_from_a_file_to_a_transit_engine(tmp_path, transit_url):
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize(
+    "way", ["file to aws", "file to transit", "aws to another", "aws to transit", "transit to file"]
+)
+def test_a_deployment_moves_its_root(tmp_path, transit_url, aws, way):
     """Both roots known everywhere first, then the keys wrapped anew, then the old root forgotten."""
-    old, new = RootKey(os.urandom(32)), TransitRoot(transit_url, TOKEN, "root")
+    endpoint, (key_id, another) = aws
+    roots = {
+        "file": RootKey(os.urandom(32)),
+        "aws": AwsRoot(key_id, endpoint=endpoint),
+        "another": AwsRoot(another, endpoint=endpoint),
+        "transit": TransitRoot(transit_url, TOKEN, "root"),
+    }
+    old, new = (roots[name] for name in way.split(" to "))
     made = KeyFolder(tmp_path, old).load_or_make(7)
     KeyFolder(tmp_path, old).load_or_make(STANDING)
     still_old = KeyFolder(tmp_path, EitherRoot(old, new))
-    assert KeyFolder(tmp_path, EitherRoot(new, old)).rewrap() == [STANDING, 7]
+    changing = KeyFolder(tmp_path, EitherRoot(new, old))
+    assert changing.load(7).number == 7
+    assert changing.rewrap() == [STANDING, 7]
     for folder in (still_old, KeyFolder(tmp_path, new)):
         assert folder.load(7).unwrap(made.wrap(KEY, PLACE), PLACE) == KEY
     with pytest.raises(KeyFileError):
         KeyFolder(tmp_path, old).load(7)
+
+
+def test_a_key_of_neither_root_is_refused_by_the_present_one(transit_url):
+    present, other = TransitRoot("http://127.0.0.1:9", TOKEN, "root"), TransitRoot(transit_url, TOKEN, "root")
+    assert EitherRoot(present, other).unwrap(other.wrap(KEY, PLACE), PLACE) == KEY
+    with pytest.raises(KeyFileError, match="cannot be used"):
+        EitherRoot(present, other).unwrap(TransitRoot(transit_url, TOKEN, "other").wrap(KEY, PLACE), PLACE)
 
 
 def test_a_root_is_found_by_its_name(tmp_path, transit_url):

@@ -46,11 +46,14 @@ class EitherRoot:
         return self._present.wrap(key, place)
 
     def unwrap(self, blob: bytes, place: bytes) -> bytes:
-        """Return the key, whichever of the two wrapped it."""
+        """Return the key, whichever of the two wrapped it; services differ in how they refuse a foreign blob."""
         try:
             return self._present.unwrap(blob, place)
-        except BlobError:
-            return self._other.unwrap(blob, place)
+        except (BlobError, KeyFileError) as refusal:
+            try:
+                return self._other.unwrap(blob, place)
+            except BlobError:
+                raise refusal from None
 
     def describe(self) -> str:
         """Return both."""

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR", "PYTHONDEVMODE")
 PASSED_ON_PREFIX = "OTEL_"
+# The credentials of a root key in AWS KMS, which boto3 reads by itself.
+PASSED_ON_TO = {"vault": ("AWS_",)}
 STOP_SIGNALS = ((signal.SIGTERM, 30.0),)
 VAULT_CALLERS = ("ingestion", "moderation", "routing")
 
@@ -44,14 +46,12 @@ def service_environment(
     """The whole environment of one copy of a service.
 
     Settings carry the service's name as prefix. What the caller's own environment sets under that prefix and is not
-    decided here (a log level, a policy file) is passed on, and so are OpenTelemetry's own variables.
+    decided here (a log level, a policy file) is passed on, and so are OpenTelemetry's own variables, and to the vault
+    those of AWS.
     """
     prefix = f"{service.upper()}_"
-    inherited = {
-        name: os.environ[name]
-        for name in os.environ
-        if name in PASSED_ON or name.startswith((prefix, PASSED_ON_PREFIX))
-    }
+    prefixes = (prefix, PASSED_ON_PREFIX, *PASSED_ON_TO.get(service, ()))
+    inherited = {name: os.environ[name] for name in os.environ if name in PASSED_ON or name.startswith(prefixes)}
     fixed = _common(layout, state, passwords, service, instance)
     offered = {name: value for name, value in _offered(state, service).items() if prefix + name not in inherited}
     settings = {prefix + name: value for name, value in {**offered, **fixed}.items()}

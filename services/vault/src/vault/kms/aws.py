@@ -16,8 +16,12 @@ class AwsRoot:
     def __init__(self, key_id: str, *, endpoint: str | None = None) -> None:
         self._key_id = key_id
         import boto3  # noqa: PLC0415  its HTTP library opens a socket when it is imported
+        from botocore.exceptions import BotoCoreError  # noqa: PLC0415
 
-        self._client: Any = boto3.client("kms", endpoint_url=endpoint)
+        try:
+            self._client: Any = boto3.client("kms", endpoint_url=endpoint)
+        except BotoCoreError as error:
+            raise KeyFileError(f"{self.describe()} cannot be used: {type(error).__name__}") from None
 
     def wrap(self, key: bytes, place: bytes) -> bytes:
         """Return the wrapped key."""
