@@ -900,6 +900,17 @@ async def test_an_opt_out_of_somebody_unknown_waits_for_them(vault, account):
     assert await refusal(vault, item, answer) == "suppressed"
 
 
+async def test_an_opt_out_of_a_phone_waits_for_who_gets_it_later(vault, account):
+    number = f"+49301{uuid.uuid4().int % 10**7:07d}"
+    await vault.seal(new_item(account))
+    assert await ask(vault, "suppress", {"account_id": account, "tool": "telephony", "phone": number})
+    item, answer = await sealed(vault, account, phone=number)
+    (sms,) = await vault.disclose(delivery(item, answer), provider="sms.default", fields=("phone",))
+    assert kind(sms) == "suppressed"
+    (mail,) = await vault.disclose(delivery(item, answer))
+    assert kind(mail) is None
+
+
 async def test_a_restricted_person_is_not_disclosed_until_it_is_lifted(vault, account):
     item, answer = await sealed(vault, account)
     person = {"person": {"account_id": account, "token": answer.token}}

@@ -78,12 +78,13 @@ WITH wanted AS (
 SELECT token FROM created;
 
 -- name: update_fields
--- That persons were used today; of those with a data key all fields are given anew, in the edition that it opens.
+-- That persons were used today; of those with a data key all fields are given anew, in the edition that it opens. A new
+-- phone brings its opt-out.
 WITH given AS (
     SELECT * FROM unnest(
         string_to_array($1, chr(31)), $2::bytea[], $3::bytea[], $4::bytea[], $5::bytea[], $6::bytea[], $7::bytea[],
-        $8::bytea[], string_to_array($9, chr(31))::int[], $10::bytea[]
-    ) AS g (token, phone_index, address, name, phone, postal_address, language, time_zone, epoch, wrapped)
+        $8::bytea[], string_to_array($9, chr(31))::int[], $10::bytea[], $11::bytea[]
+    ) AS g (token, phone_index, address, name, phone, postal_address, language, time_zone, epoch, wrapped, phone_hash)
 ), rekeyed AS (
     UPDATE data_keys k SET wrapped = g.wrapped FROM given g
     WHERE k.token = g.token AND k.epoch = g.epoch AND g.wrapped IS NOT NULL
@@ -95,7 +96,10 @@ UPDATE subjects s
 SET phone_index = coalesce(g.phone_index, s.phone_index), address = coalesce(g.address, s.address),
     name = coalesce(g.name, s.name), phone = coalesce(g.phone, s.phone),
     postal_address = coalesce(g.postal_address, s.postal_address), language = coalesce(g.language, s.language),
-    time_zone = coalesce(g.time_zone, s.time_zone), used_on = current_date
+    time_zone = coalesce(g.time_zone, s.time_zone), used_on = current_date,
+    flags = s.flags | CASE WHEN g.phone_hash IS NOT NULL
+        AND EXISTS (SELECT FROM suppressions o WHERE o.hash = g.phone_hash AND o.account_id = s.account_id)
+        THEN 4 ELSE 0 END
 FROM given g JOIN locked USING (token)
 WHERE s.token = g.token;
 

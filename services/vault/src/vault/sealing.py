@@ -177,8 +177,11 @@ def changed_fields(
     values = {name: _opened(keys, stored, name) for name in FIELDS} | given.fields
     renewed, wrapped = account.new_edition(stored.token, stored.epoch, stored.wrapped)
     blobs = tuple(None if value is None else renewed.seal_field(name, value) for name, value in values.items())
-    phone_index = account.index_of(given.kind, "phone", given.fields["phone"]) if "phone" in changed else None
-    return ChangedFields(stored.token, phone_index, blobs, stored.epoch, wrapped)
+    if "phone" not in changed:
+        return ChangedFields(stored.token, None, blobs, stored.epoch, wrapped)
+    phone = given.fields["phone"]
+    phone_index, phone_hash = account.index_of(given.kind, "phone", phone), account.suppression_of("telephony", phone)
+    return ChangedFields(stored.token, phone_index, blobs, stored.epoch, wrapped, phone_hash)
 
 
 def _opened(keys: SubjectKeys, stored: StoredSubject, name: str) -> str | None:

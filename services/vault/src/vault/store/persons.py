@@ -46,13 +46,17 @@ class NewSubject(NamedTuple):
 
 
 class ChangedFields(NamedTuple):
-    """A person that was used; all its fields sealed anew with the wrapped data key that opens them, or none."""
+    """A person that was used; all its fields sealed anew with the wrapped data key that opens them, or none.
+
+    `phone_hash` is that of a phone that is new, as an opt-out of it would stand.
+    """
 
     token: str
     phone_index: bytes | None
     fields: Blobs
     epoch: int
     wrapped: bytes | None
+    phone_hash: bytes | None = None
 
 
 class PersonState(NamedTuple):
@@ -96,6 +100,7 @@ async def update_fields(connection: Connection, changes: Sequence[ChangedFields]
         *field_columns([one.fields for one in changes]),
         joined([str(one.epoch) for one in changes]),
         sparse([one.wrapped for one in changes]),
+        sparse([one.phone_hash for one in changes]),
     )
     await connection.execute(SQL["update_fields"], *columns)
 
