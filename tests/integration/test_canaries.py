@@ -49,20 +49,26 @@ KINDS = ("none", "base64", "folded base64", "hex", "upper", "utf-16")
 
 @dataclass(frozen=True)
 class Canaries:
-    """Words that occur nowhere else: in an address (ASCII), in a name and in a phrase (with letters beyond ASCII)."""
+    """Words that occur nowhere else: for an address (ASCII), a name and a phrase (with letters beyond ASCII), a postal
+    address, a phone and the variant of a language.
+    """
 
     address: str
     name: str
     phrase: str
+    street: str
+    phone: str
+    language: str
 
     @classmethod
     def new(cls):
-        rare = ["".join(secrets.choice(string.ascii_lowercase) for _ in range(10)) for _ in range(3)]
-        return cls(f"vqel{rare[0]}", f"Ällåw{rare[1]}", f"zähnü{rare[2]}")
+        rare = ["".join(secrets.choice(string.ascii_lowercase) for _ in range(10)) for _ in range(5)]
+        phone = "49151" + "".join(secrets.choice(string.digits) for _ in range(9))
+        return cls(f"vqel{rare[0]}", f"Ällåw{rare[1]}", f"zähnü{rare[2]}", f"Kröt{rare[3]}", phone, f"vq{rare[4][:6]}")
 
     @property
     def words(self):
-        return (self.address, self.name, self.phrase)
+        return (self.address, self.name, self.phrase, self.street, self.phone, self.language)
 
 
 @pytest.fixture(scope="module")
@@ -176,23 +182,37 @@ def give_up(bus, ids):
 
 
 async def seal_every_field(road, canaries):
-    """A person of whom the vault keeps every field that it has, and who is looked up and erased."""
-    account, address = f"canaries-{new_id()}", f"all+{canaries.address}@kunden.example"
-    fields = {"name": canaries.name, "postal_address": f"{canaries.phrase} 1", "phone": "+4930123456", "language": "de"}
-    person = {"account_id": account, "address": address}
-    asked = {**person, "message_id": new_id(), "fields": {**fields, "time_zone": "Europe/Berlin"}}
-    duty = {"purpose": "data-protection", "items": [person]}
+    """Two persons of whom the vault keeps every field that it has: all duties are done to both, one is erased."""
+    account, phone = f"canaries-{new_id()}", f"+{canaries.phone}"
+    stays, goes = ({"account_id": account, "address": f"{who}+{canaries.address}@kunden.example"} for who in "ab")
+    fields = {"name": canaries.name, "postal_address": f"{canaries.street} 1", "phone": phone}
+    fields |= {"language": f"de-{canaries.language}", "time_zone": "Europe/Berlin"}
+    sealing = [{**one, "message_id": new_id(), "fields": fields} for one in (stays, goes)]
+    protection = {"purpose": "data-protection"}
+    changed = {"name": canaries.phrase, "postal_address": f"{canaries.street} {canaries.name}"}
+    basis = {"person": stays, "purpose": "news", "kind": "contract", "given_at": now().isoformat()}
     calls = (
-        ("ingestion", "seal", {"purpose": "intake", "items": [asked]}),
-        ("operator", "find", duty),
-        ("operator", "erase", {**duty, "reason": "request-of-person"}),
+        ("ingestion", "seal:batch", {"purpose": "intake", "items": sealing}),
+        ("operator", "find:batch", {**protection, "items": [stays, {"account_id": account, "phone": phone}]}),
+        ("operator", "record-basis:batch", {"purpose": "legal-basis", "items": [basis]}),
+        ("operator", "rectify:batch", {**protection, "items": [{"person": stays, "fields": changed}]}),
+        ("operator", "restrict:batch", {**protection, "items": [{"person": stays, "restricted": True}]}),
+        (
+            "operator",
+            "suppress:batch",
+            {"purpose": "legal-basis", "items": [{"account_id": account, "tool": "telephony", "phone": phone}]},
+        ),
+        ("operator", "export", {**protection, "person": stays}),
+        ("operator", "export/page", {**protection, "person": goes}),
+        ("operator", "account-export", {**protection, "account_id": account}),
+        ("operator", "erase:batch", {**protection, "reason": "request-of-person", "items": [goes]}),
     )
     async with httpx.AsyncClient(base_url=road.stack.url("vault"), timeout=20, trust_env=False) as http:
         for caller, operation, body in calls:
             headers = TokenIssuer.from_file(caller, road.stack.identity_key(caller)).headers("vault")
-            answer = await http.post(f"/v1/{operation}:batch", json=body, headers=headers)
+            answer = await http.post(f"/v1/{operation}", json=body, headers=headers)
             assert answer.status_code == 200, answer.text
-            assert "detail" not in answer.text, answer.text
+            assert '"problem"' not in answer.text, answer.text
 
 
 async def knock_everywhere(road, canaries, account):
@@ -244,6 +264,8 @@ async def knock_everywhere(road, canaries, account):
         {"purpose": "intake", "items": [{**sealing, "account_id": f"\x00{address}", "fields": {"name": words}}]},
         {"purpose": words, "items": [sealing]},
         {"purpose": "intake", "items": [{**sealing, "message_key": words}]},
+        {"purpose": "intake", "items": [{**sealing, "fields": {"language": words}}, sealing]},
+        {"purpose": "intake", "items": [{**sealing, canaries.address: words}, sealing]},
     ):
         calls.append(("vault", "POST", "/v1/seal:batch", {"json": body, "headers": door}))
     async with httpx.AsyncClient(timeout=20, trust_env=False) as http:

@@ -19,18 +19,24 @@ PURPOSE = "order-confirmation"
 
 
 def withdrawn(person):
-    return "withdraw:batch", {"person": person, "purpose": PURPOSE, "kind": "contract"}, "legal-basis"
+    items = [{"person": person, "purpose": PURPOSE, "kind": "contract"}]
+    return "withdraw:batch", {"purpose": "legal-basis", "items": items}
 
 
 def opted_out(person):
-    return "suppress:batch", {**person, "tool": "email"}, "legal-basis"
+    return "suppress:batch", {"purpose": "legal-basis", "items": [{**person, "tool": "email"}]}
 
 
 def restricted(person):
-    return "restrict:batch", {"person": person, "restricted": True}, "data-protection"
+    items = [{"person": person, "restricted": True}]
+    return "restrict:batch", {"purpose": "data-protection", "items": items}
 
 
-WAYS = {"withdrawn": withdrawn, "suppressed": opted_out, "restricted": restricted}
+def erased(person):
+    return "erase:batch", {"purpose": "data-protection", "reason": "request-of-person", "items": [person]}
+
+
+WAYS = {"withdrawn": withdrawn, "suppressed": opted_out, "restricted": restricted, "erased": erased}
 
 
 async def test_a_queued_message_is_withheld_from_the_withdrawal_on(road):
@@ -47,9 +53,9 @@ async def test_a_queued_message_is_withheld_from_the_withdrawal_on(road):
         wait_for(lambda: all(disclosures(one) for one in messages.values()), "each message was tried once")
         answered_at = {}
         for kind, way in WAYS.items():
-            path, item, purpose = way({"account_id": account.account_id, "address": recipients[kind]})
+            path, body = way({"account_id": account.account_id, "address": recipients[kind]})
             started = time.monotonic()
-            (answer,) = operator.post("vault", f"/v1/{path}", {"purpose": purpose, "items": [item]})["items"]
+            (answer,) = operator.post("vault", f"/v1/{path}", body)["items"]
             assert time.monotonic() - started < SECONDS_MAX, "in force with the answer"
             assert answer["tokens"], answer
             answered_at[kind] = datetime.now(UTC)
