@@ -11,7 +11,9 @@ import sys
 
 import pytest
 
+from common.times import now
 from waystation.errors import CommandError
+from waystation.keys import Keyring, checked_purpose
 from waystation.stack import ports
 from waystation.stack.credentials import ensure_keys, ensure_passwords
 from waystation.stack.java import parse_major_version
@@ -148,6 +150,18 @@ def test_passwords_and_keys_are_made_once_and_private(layout):
 def test_a_password_is_not_shown_by_its_holder(layout):
     passwords = ensure_passwords(layout)
     assert passwords.kafka["vault"] not in repr(passwords)
+
+
+def test_the_key_of_the_vaults_statements_is_rotated_exported_and_retired(layout, tmp_path):
+    ensure_keys(layout)
+    keyring = Keyring(layout)
+    old, new = keyring.rotate("vault", now())
+    states = {one.key: one.state for one in keyring.export(tmp_path / "keys") if one.purpose == "vault"}
+    assert states == {old: "verifies", new: "signs"}
+    assert {path.stem for path in (tmp_path / "keys" / "vault").glob("*.pem")} == {old, new}
+    assert keyring.retire(old, now()).state == "retired"
+    with pytest.raises(CommandError, match="nothing is signed"):
+        checked_purpose("letters")
 
 
 @pytest.mark.parametrize("service", SERVICES)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from common.security.signing import PURPOSES, TERMS_FILE, Purpose, key_id, load_private_key, load_public_key, read_terms
+from common.security.signing import TERMS_FILE, Purpose, key_id, load_private_key, load_public_key, read_terms
 from common.times import rfc3339
 from waystation.errors import CommandError
 from waystation.stack.credentials import PRIVATE, SIGNING_PURPOSES, new_private_pem, public_pem, signing_key
@@ -48,7 +48,7 @@ class Keyring:
 
     def keys(self) -> list[SigningKey]:
         """Every published key, by purpose and age."""
-        return [key for purpose in PURPOSES for key in self._of(purpose)]
+        return [key for purpose in get_args(Purpose) for key in self._of(purpose)]
 
     def publish(self, purpose: Purpose, now: datetime) -> str:
         """Make a key that will sign next and publish its public half; one that waits already stays. Return its id."""
@@ -79,7 +79,7 @@ class Keyring:
         for key in keys:
             (folder / key.purpose).mkdir(parents=True, exist_ok=True)
             shutil.copyfile(key.file, folder / key.purpose / f"{key.key}.pem")
-        for purpose in PURPOSES:
+        for purpose in {key.purpose for key in keys}:
             if (terms := self._published(purpose) / TERMS_FILE).exists():
                 shutil.copyfile(terms, folder / purpose / TERMS_FILE)
         return keys
@@ -141,7 +141,9 @@ _WHY_NOT = {"signs": "signs now", "published": "was published to sign next"}
 def checked_purpose(text: str) -> Purpose:
     """Return the purpose of that name, or raise CommandError."""
     if text not in get_args(Purpose):
-        raise CommandError(f"nothing is signed for the purpose {text!r}", f"choose from: {', '.join(PURPOSES)}")
+        raise CommandError(
+            f"nothing is signed for the purpose {text!r}", f"choose from: {', '.join(get_args(Purpose))}"
+        )
     return text  # type: ignore[return-value]
 
 

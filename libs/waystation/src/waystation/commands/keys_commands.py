@@ -20,9 +20,13 @@ if TYPE_CHECKING:
 
 ALL = "all"
 
-app = typer.Typer(help="Keys that instructions, verdicts and receipts are signed with.", no_args_is_help=True)
+app = typer.Typer(
+    help="Keys that instructions, verdicts, receipts, and what the vault says are signed with.", no_args_is_help=True
+)
 
-PurposeArgument = Annotated[str, typer.Argument(metavar="PURPOSE", help="instruction, verdict, receipt or all.")]
+PurposeArgument = Annotated[
+    str, typer.Argument(metavar="PURPOSE", help="instruction, verdict, receipt, or all of these; vault; policy.")
+]
 
 
 @app.command("list")
@@ -72,7 +76,7 @@ def export(
     home: HomeOption = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Copy the public keys with their terms, for `waystation verify --keys DIR` elsewhere; nothing secret."""
+    """Copy the public keys with their terms, for who verifies elsewhere (`verify --keys DIR`); nothing secret."""
     keys = _keyring(home).export(folder)
     Output(as_json).show([_document(one) for one in keys], lambda: f"{len(keys)} public keys are in {folder}")
 
