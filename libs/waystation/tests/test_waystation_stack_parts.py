@@ -21,6 +21,7 @@ from waystation.stack.kafka import Node, local_listeners, write_configuration
 from waystation.stack.layout import PORT_NAMES, SERVICES, Layout, StackState, write_atomically
 from waystation.stack.processes import Command, ProcessRecord, Registry, signal_and_wait, spawn, stop
 from waystation.stack.services import service_environment
+from waystation.stack.supervisor import last_line
 
 STATE = StackState("cluster", {name: 20_000 + number for number, name in enumerate(PORT_NAMES)})
 
@@ -150,6 +151,16 @@ def test_passwords_and_keys_are_made_once_and_private(layout):
 def test_a_password_is_not_shown_by_its_holder(layout):
     passwords = ensure_passwords(layout)
     assert passwords.kafka["vault"] not in repr(passwords)
+
+
+def test_the_reason_of_a_failed_start_is_told_and_not_the_servers_line_about_it(tmp_path):
+    log = tmp_path / "vault-1.log"
+    assert last_line(log) == "nothing"
+    reason, server = '{"logger":"vault.app","message":"no key"}', '{"logger":"uvicorn.error","message":"failed"}'
+    log.write_text(f"{reason}\n{server}\n\n{server}\n")
+    assert last_line(log) == reason
+    log.write_text(f"{server}\n")
+    assert last_line(log) == server
 
 
 def test_the_key_of_the_vaults_statements_is_rotated_exported_and_retired(layout, tmp_path):

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from waystation.stack.processes import Command, ProcessRecord
 
 END_TIMEOUT_SECONDS = 60.0
+SERVERS_OWN = '"logger":"uvicorn.error"'
 LAST_LINE_CHARACTERS = 300
 
 
@@ -95,9 +96,13 @@ class Supervisor:
 
 
 def last_line(log: Path) -> str:
-    """The last line of a file that is not blank, shortened; `nothing` when there is none."""
+    """The last line of a file that is not blank, shortened; `nothing` when there is none.
+
+    What the server says of a failed start is passed over: the service has said the reason before.
+    """
     if not log.exists():
         return "nothing"
     with log.open(encoding="utf-8", errors="replace") as file:
-        lines = deque((line.strip() for line in file if line.strip()), maxlen=1)
-    return lines[0][:LAST_LINE_CHARACTERS] if lines else "nothing"
+        lines = deque((line.strip() for line in file if line.strip()), maxlen=5)
+    telling = [line for line in lines if SERVERS_OWN not in line] or lines
+    return telling[-1][:LAST_LINE_CHARACTERS] if telling else "nothing"
