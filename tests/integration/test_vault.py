@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fastapi import FastAPI
 from msgspec.structs import replace
 
-from common.contracts.vault import DiscloseCall, DiscloseItem, OpenCall, OpenItem, SealCall, SealItem
+from common.contracts.vault import DiscloseCall, DiscloseItem, OpenCall, OpenItem, SealAnswer, SealCall, SealItem
 from common.events.envelope import decode
 from common.events.routing import Receipt, SentReceipt
 from common.events.vault import WithdrawalRecorded
@@ -897,6 +897,29 @@ async def test_an_opt_out_of_somebody_unknown_waits_for_them(vault, account):
     assert [told(one) for one in await ask(vault, "suppress", unknown, malformed)] == [[], "invalid-phone"]
     item = new_item(account, "later@example.org")
     (answer,) = await vault.seal(item)
+    assert await refusal(vault, item, answer) == "suppressed"
+
+
+@pytest.mark.parametrize("first", ["seal", "opt-out"])
+async def test_an_opt_out_at_the_moment_in_which_a_person_is_created_holds(vault, database, account, first):
+    """Neither transaction sees the other's rows: both are held up before their last statement."""
+    item = new_item(account, "moment@example.org")
+    await vault.seal(new_item(account, "another@example.org"))
+    opt_out = ask(vault, "suppress", {"account_id": account, "tool": "email", "address": item.address})
+    calls = [vault.seal(item), opt_out]
+    superuser = await asyncpg.connect(database.superuser)
+    try:
+        async with superuser.transaction():
+            await superuser.execute("LOCK TABLE access_log IN SHARE MODE")
+            tasks = []
+            for waiting, call in enumerate(calls if first == "seal" else reversed(calls), 1):
+                tasks.append(asyncio.create_task(call))
+                while await superuser.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted") < waiting:
+                    await asyncio.sleep(0.01)
+        done = await asyncio.gather(*tasks)
+    finally:
+        await superuser.close()
+    ((answer,),) = (one for one in done if isinstance(one[0], SealAnswer))
     assert await refusal(vault, item, answer) == "suppressed"
 
 

@@ -79,7 +79,7 @@ async def _seal(
 ) -> list[SealAnswer]:
     places = [_place(item, given, accounts) for item, given in zip(items, read, strict=True)]
     given = merge_persons(read, places)
-    async with scoped(pool, accounts) as connection:
+    async with scoped(pool, accounts, "read") as connection:
         persons, changes = await _find(connection, list(given), given, keyring)
         if any(change.wrapped is not None for change in changes):
             persons, changes = await _hold(connection, persons, changes, given, keyring)

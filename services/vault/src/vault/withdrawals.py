@@ -120,7 +120,7 @@ class Withdrawals:
         accounts = await keyring.find_or_create(pool, {item.account_id for item in call.items})
         read = [one if item.account_id in accounts else _NO_KEYS for item, one in zip(call.items, read, strict=True)]
         stored: list[StoredRecord] = []
-        async with scoped(pool, accounts) as connection:
+        async with scoped(pool, accounts, "changed") as connection:
             found = await _persons_with(connection, read, accounts)
             for lift in (False, True):
                 chosen = [

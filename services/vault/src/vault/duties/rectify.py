@@ -59,7 +59,7 @@ async def rectify(call: RectifyCall, access: Access, pool: Pool, keyring: Keyrin
 async def _rectify(
     call: RectifyCall, found: Sequence[Sequence[str]], access: Access, pool: Pool, keyring: Keyring
 ) -> list[Rectified]:
-    async with scoped(pool, {item.person.account_id for item in call.items}) as connection:
+    async with scoped(pool, {item.person.account_id for item in call.items}, "changed") as connection:
         tokens = sorted({token for some in found for token in some})
         await store.hold_persons(connection, tokens)
         persons = await rows.persons(connection, tokens)
