@@ -698,3 +698,10 @@ async def test_no_end_of_an_account_that_nobody_knows(vault):
     unknown = await vault.post("account-ends", account_id="nobody")
     assert (unknown.status_code, told({"problem": unknown.json()})) == (404, "no-such-account")
     assert (await vault.get("account-ends/nobody")).status_code == 404
+
+
+@pytest.mark.parametrize("name", ["*", "a\x1f*", "\x00"])
+async def test_no_duty_is_done_to_all_accounts_by_the_name_of_one(vault, name):
+    for path in ("account-export", "account-ends"):
+        assert (await vault.post(path, account_id=name)).status_code == 422
+    assert (await vault.post("export", person={"account_id": name, "token": "rt_x"})).status_code == 422

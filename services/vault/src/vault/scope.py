@@ -20,22 +20,29 @@ _LOCK = """; SELECT pg_advisory_xact_lock{}(5504, place) FROM (
 ) AS places"""
 
 
-@asynccontextmanager
-async def scoped(
-    pool: Pool, account_ids: Collection[str], opt_outs: Literal["unused", "read", "changed"] = "unused"
-) -> AsyncIterator[Connection]:
-    """Begin a transaction for some accounts, in one round trip; commit at the end, roll back after an exception.
+def scope_of(account_ids: Collection[str]) -> str:
+    """Return the accounts as one text, or raise the Problem of an id that would widen what a transaction sees.
 
-    A caller's account id must not widen what the transaction sees: `*`, or one that holds the separator, is refused.
-    Who gives a person an address or phone reads the account's opt-outs, and waits for those that are being changed:
-    otherwise neither sees the other's rows, and the opt-out is lost.
+    That is `*`, unless all accounts are meant, and an id that holds the separator.
     """
     text = _SEPARATOR.join(account_ids)
     more = text.count(_SEPARATOR) >= max(len(account_ids), 1)
     every = "*" in account_ids and account_ids is not EVERY_ACCOUNT
     if more or every or "\x00" in text:
         raise Problem(422, "invalid-field", "account_id: no account has this id", field="account_id")
-    literal = "'" + text.replace("'", "''") + "'"
+    return text
+
+
+@asynccontextmanager
+async def scoped(
+    pool: Pool, account_ids: Collection[str], opt_outs: Literal["unused", "read", "changed"] = "unused"
+) -> AsyncIterator[Connection]:
+    """Begin a transaction for some accounts, in one round trip; commit at the end, roll back after an exception.
+
+    Who gives a person an address or phone reads the account's opt-outs, and waits for those that are being changed:
+    otherwise neither sees the other's rows, and the opt-out is lost.
+    """
+    literal = "'" + scope_of(account_ids).replace("'", "''") + "'"
     begin = f"BEGIN; SET LOCAL enable_nestloop = off; SET LOCAL vault.accounts = {literal}"
     if opt_outs != "unused":
         begin += _LOCK.format("_shared" if opt_outs == "read" else "", literal)

@@ -46,7 +46,7 @@ from vault.duties.retention import Retention, set_rules
 from vault.erasing import Eraser
 from vault.errors import NOT_ALLOWED
 from vault.finding import refuse_person_of
-from vault.scope import EVERY_ACCOUNT, scoped
+from vault.scope import EVERY_ACCOUNT, scope_of, scoped
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -233,6 +233,7 @@ def _account_routes(router: APIRouter, door: _Door, eraser: Eraser, signer: Sign
     async def export_an_account(request: Request) -> Response:
         """Export all persons of an account, one JSON document a line. The last line says that it is whole."""
         read, access = await door.read(request, "export-account", asking)
+        scope_of([read.call.account_id])  # an error must come before the first line
         found: AsyncIterator[bytes] = export_account(read.call, access, door.pool, door.keyring)
         return StreamingResponse(found, media_type="application/x-ndjson", headers={"cache-control": "no-store"})
 
