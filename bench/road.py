@@ -23,6 +23,7 @@ from statistics import quantiles
 from typing import TYPE_CHECKING
 
 import psutil
+import uvloop
 from growth import measure_growth
 from load import Answers, batch_bodies, send_batches, send_singles, send_steadily, single_bodies
 from peers import Postfix, Sink, program
@@ -101,7 +102,9 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default=",".join(PARTS[:-1]), help=f"parts to run, of {', '.join(PARTS)}")
     parser.add_argument("--messages", type=int, default=20_000)
-    parser.add_argument("--warm-up", type=int, default=30_000, help="a JVM needs some 40,000 records to be fast")
+    parser.add_argument(
+        "--warm-up", type=int, default=60_000, help="a JVM needs some 100,000 records until it compiles no more"
+    )
     parser.add_argument("--overload-seconds", type=int, default=600)
     parser.add_argument("--growth-rows", default="10000,100000,1000000")
     parser.add_argument("--home", type=Path, help="keep the stack's folder here")
@@ -134,10 +137,12 @@ def run(stack: Stack, scratch: Path, arguments: argparse.Namespace) -> list[Meas
 
 
 def warm_up(bench: Bench, messages: int) -> None:
-    """Send mails that are not measured."""
+    """Send mails that are not measured, in batches and, a third of that, one by one: small batches are other code."""
     if messages:
         load = batch_bodies(bench.items("warm", messages), BATCH)
-        asyncio.run(send_batches(bench.url, bench.account, load, BATCH_CONNECTIONS))
+        uvloop.run(send_batches(bench.url, bench.account, load, BATCH_CONNECTIONS))
+        one_by_one = single_bodies(bench.items("warm-single", messages // 3))
+        uvloop.run(send_singles(bench.url, bench.account, one_by_one, SINGLE_CONNECTIONS))
         bench.at_rest()
 
 
@@ -147,7 +152,7 @@ def to_laboratory(bench: Bench) -> list[Measure]:
     laboratory = {"laboratory": bench.rehearsal.laboratory_pid}
     target = bench.rehearsal.recorded_count() + bench.messages
     before, started = bench.processes(**laboratory), time.monotonic()
-    answers = asyncio.run(send_batches(bench.url, bench.account, bodies, BATCH_CONNECTIONS))
+    answers = uvloop.run(send_batches(bench.url, bench.account, bodies, BATCH_CONNECTIONS))
     accepted_seconds = time.monotonic() - started
     wait_for_mails(bench.rehearsal, target)
     seconds, after = time.monotonic() - started, bench.processes(**laboratory)
@@ -169,7 +174,7 @@ def singles(bench: Bench) -> list[Measure]:
     bodies = single_bodies(bench.items("single", count))
     target = bench.rehearsal.recorded_count() + count
     started = time.monotonic()
-    answers = asyncio.run(send_singles(bench.url, bench.account, bodies, SINGLE_CONNECTIONS))
+    answers = uvloop.run(send_singles(bench.url, bench.account, bodies, SINGLE_CONNECTIONS))
     wait_for_mails(bench.rehearsal, target)
     seconds = time.monotonic() - started
     bench.at_rest()
@@ -186,7 +191,7 @@ def steady(bench: Bench, per_second: int) -> list[Measure]:
     bodies = single_bodies(bench.items(f"steady{per_second}x", count))
     target = bench.rehearsal.recorded_count() + count
     psutil.cpu_times_percent(None)
-    answers = asyncio.run(send_steadily(bench.url, bench.account, bodies, per_second, SINGLE_CONNECTIONS))
+    answers = uvloop.run(send_steadily(bench.url, bench.account, bodies, per_second, SINGLE_CONNECTIONS))
     idle = psutil.cpu_times_percent(None).idle
     wait_for_mails(bench.rehearsal, target)
     handed = {mail.sha256: mail.time for mail in bench.rehearsal.recorded() if mail.accepted}
@@ -232,7 +237,7 @@ def to_sink(bench: Bench, sink: Sink) -> list[Measure]:
     bodies = batch_bodies(bench.items("sink", bench.messages), BATCH)
     target = sink.count() + bench.messages
     before, started = bench.processes(sink=sink.pid), time.monotonic()
-    asyncio.run(send_batches(bench.url, bench.account, bodies, BATCH_CONNECTIONS))
+    uvloop.run(send_batches(bench.url, bench.account, bodies, BATCH_CONNECTIONS))
     sink.wait_for(target)
     seconds, after = time.monotonic() - started, bench.processes(sink=sink.pid)
     bench.at_rest()
@@ -249,14 +254,14 @@ def growth(bench: Bench, sizes: list[int]) -> list[Measure]:
     """What a message costs each process when the tables already hold that many messages."""
 
     def spent() -> Mapping[str, float]:
-        target = bench.rehearsal.recorded_count() + bench.messages // 2
-        load = batch_bodies(bench.items(f"grown{bench.sent}x", bench.messages // 2), BATCH)
+        target = bench.rehearsal.recorded_count() + bench.messages
+        load = batch_bodies(bench.items(f"grown{bench.sent}x", bench.messages), BATCH)
         before = bench.processes()
-        asyncio.run(send_batches(bench.url, bench.account, load, BATCH_CONNECTIONS))
+        uvloop.run(send_batches(bench.url, bench.account, load, BATCH_CONNECTIONS))
         wait_for_mails(bench.rehearsal, target)
         time.sleep(SETTLE_SECONDS)
         after = bench.processes()
-        return {name: (after[name][0] - before[name][0]) / (bench.messages // 2) * 1e6 for name in before}
+        return {name: (after[name][0] - before[name][0]) / bench.messages * 1e6 for name in before}
 
     return measure_growth(bench.stack, sizes, bench.sent, spent)
 
@@ -278,7 +283,7 @@ def overload(bench: Bench, seconds: int) -> list[Measure]:
                 send_steadily(bench.url, bench.account, one_by_one, 5, 4),
             )
 
-        bulk, slow = asyncio.run(both())
+        bulk, slow = uvloop.run(both())
         pushed_back += bulk.pushed_back
         singles_sent.pushed_back += slow.pushed_back
         singles_sent.request_seconds += slow.request_seconds
