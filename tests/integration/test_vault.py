@@ -869,7 +869,7 @@ async def test_an_expired_basis_stops_and_one_nobody_recorded_can_be_withdrawn(v
     times = {"given_at": "2026-01-01T00:00:00Z", "expires_at": "2026-02-01T00:00:00Z"}
     await ask(vault, "record-basis", {"person": person, "purpose": "a", "kind": "contract", **times})
     await ask(vault, "withdraw", {"person": person, "purpose": "b", "kind": "legitimate-interest"})
-    assert await refusal(vault, item, answer, legal_basis="contract", message_purpose="a") == "withdrawn"
+    assert await refusal(vault, item, answer, legal_basis="contract", message_purpose="a") == "expired-basis"
     assert await refusal(vault, item, answer, legal_basis="legitimate-interest:x", message_purpose="b") == "withdrawn"
     assert await refusal(vault, item, answer, legal_basis="contract", message_purpose="b") is None
 

@@ -27,7 +27,9 @@ _STALE_EPOCH = "stale-epoch"
 # The vault holds a signed receipt of the hand-over. A row that still waits is one of a database put back to earlier.
 _SPENT = "spent"
 # Refusals that are final for the message.
-_WITHHELD = frozenset({"erased", "withdrawn", "suppressed", "restricted", "unknown-recipient", "bad-capsule"})
+_WITHHELD = frozenset(
+    {"erased", "withdrawn", "expired-basis", "suppressed", "restricted", "unknown-recipient", "bad-capsule"}
+)
 
 
 @dataclass(slots=True, eq=False)

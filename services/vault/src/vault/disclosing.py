@@ -10,6 +10,7 @@ from vault.domain import (
     BAD_CAPSULE,
     CHECK_BASES,
     ERASED,
+    EXPIRED_BASIS,
     FIELD_PLACES,
     INTEGRITY_FAILED,
     OBJECTED,
@@ -137,6 +138,8 @@ async def _why(connection: Connection, call: DiscloseCall, numbers: Sequence[int
     erased = await store.erased_tokens(connection, [item.token for item in items if item.token not in persons])
     objecting = await store.objecting_accounts(connection, call.provider, {item.account_id for item in items})
     known = await store.instructions(connection, items)
+    checked = [token for token, person in persons.items() if person.flags & CHECK_BASES]
+    withdrawn = await store.withdrawn_bases(connection, checked) if checked else set()
     found: dict[int, Outcome] = {}
     for number, item in zip(numbers, items, strict=True):
         person, instruction = persons.get(item.token), known.get((item.account_id, item.message_id))
@@ -149,7 +152,8 @@ async def _why(connection: Connection, call: DiscloseCall, numbers: Sequence[int
         elif instruction is not None and (instruction.spent_at is not None or instruction.epoch > item.epoch):
             found[number] = refuse_instruction(instruction, item.epoch)
         elif person.flags & CHECK_BASES:
-            found[number] = WITHDRAWN
+            basis = (item.token, item.message_purpose, item.legal_basis.partition(":")[0])
+            found[number] = WITHDRAWN if basis in withdrawn else EXPIRED_BASIS
         else:
             report_broken(item.token, "the row of the data key")
             found[number] = INTEGRITY_FAILED

@@ -197,7 +197,8 @@ def refuse_person(flags: int, tool: str) -> Refusal | None:
     return None
 
 
-WITHDRAWN = Refusal(403, "withdrawn", "the legal basis for this purpose was withdrawn or has expired")
+WITHDRAWN = Refusal(403, "withdrawn", "the legal basis for this purpose was withdrawn")
+EXPIRED_BASIS = Refusal(403, "expired-basis", "the legal basis for this purpose has expired")
 OBJECTED = Refusal(403, "objected", "the account objects to this processor")
 
 

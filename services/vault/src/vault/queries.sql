@@ -293,6 +293,13 @@ FROM disclosed;
 -- What stands against a disclosure to persons.
 SELECT token, account_id, flags FROM subjects WHERE token = ANY ($1::text[]);
 
+-- name: withdrawn_bases
+-- Of persons, the purposes and kinds whose latest basis was withdrawn.
+SELECT token, purpose, kind FROM (
+    SELECT DISTINCT ON (token, purpose, kind) token, purpose, kind, withdrawn_at
+    FROM bases WHERE token = ANY ($1::text[]) ORDER BY token, purpose, kind, id DESC
+) latest WHERE withdrawn_at IS NOT NULL;
+
 -- name: unsettled
 -- Disclosures since a moment whose messages are not known to be handed over, the last of each: what a caller that lost
 -- its memory may have begun.

@@ -3,9 +3,9 @@
 Keys and capsules are base64. An item that cannot be served, or has not the shape of an item, carries a problem document
 instead of its answer; the call is refused as a whole when no item has the shape, or something beside them is wrong. The
 `type` of a problem is one of `urn:waystation:problem:` + erased (410), account-ended (410), spent (409), stale-epoch
-(409), withdrawn (403; the basis was, or has expired), suppressed (403), restricted (403), unknown-recipient (404),
-bad-capsule (422), field-not-in-contract (403), provider-not-approved (403), objected (403), invalid-field (422),
-unknown-field (422), invalid-address (422), invalid-phone (422), integrity-failed (500).
+(409), withdrawn (403), expired-basis (403), suppressed (403), restricted (403), unknown-recipient (404), bad-capsule
+(422), field-not-in-contract (403), provider-not-approved (403), objected (403), invalid-field (422), unknown-field
+(422), invalid-address (422), invalid-phone (422), integrity-failed (500).
 """
 
 from __future__ import annotations

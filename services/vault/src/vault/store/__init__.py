@@ -16,6 +16,7 @@ from vault.store.bases import (
     record_bases,
     suppress,
     withdraw_bases,
+    withdrawn_bases,
 )
 from vault.store.columns import Blobs
 from vault.store.epochs import (
@@ -155,5 +156,6 @@ __all__ = [
     "unsettled",
     "update_fields",
     "withdraw_bases",
+    "withdrawn_bases",
     "wrapped_keys",
 ]

@@ -9,7 +9,7 @@ from common.outbox.relay import StoredRecord, outbox_columns
 from vault.store.columns import SQL, columns_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from common.kafka.records import Record
     from common.postgres.pool import Connection
@@ -62,3 +62,8 @@ async def add_to_outbox(connection: Connection, records: Sequence[Record]) -> li
 async def bases_of_person(connection: Connection, token: str) -> list[Mapping[str, Any]]:
     """Return the legal bases of a person, oldest first."""
     return list(await connection.fetch(SQL["bases_of_person"], token))
+
+
+async def withdrawn_bases(connection: Connection, tokens: Iterable[str]) -> set[tuple[str, str, str]]:
+    """Return (token, purpose, kind) of the bases of persons whose latest was withdrawn."""
+    return {(row[0], row[1], row[2]) for row in await connection.fetch(SQL["withdrawn_bases"], list(tokens))}
