@@ -176,6 +176,7 @@ class Subscription(Generic[E]):
     _handled_to: dict[TopicPartition, int] = field(default_factory=dict, init=False)
     _uncommitted: dict[TopicPartition, int] = field(default_factory=dict, init=False)
     _committing: asyncio.Task[None] | None = field(default=None, init=False)
+    _starting: asyncio.Task[None] | None = field(default=None, init=False)
     _adapted: object = field(default=None, init=False)
 
     def __post_init__(self) -> None:
@@ -239,6 +240,26 @@ class Subscription(Generic[E]):
         if not self._in_hand.locked():
             self.health.forget()
         self._adapt()
+        if self._starting is not None:
+            self._starting.cancel()
+        self._starting = asyncio.create_task(self._commit_starts())
+
+    async def _commit_starts(self) -> None:
+        """Commit the beginning of what the group has never read: without an offset Kafka's tools show no lag.
+
+        The beginning, not the position: what was fetched may be in hand.
+        """
+        consumer = self._consumer
+        try:
+            async with asyncio.timeout(_COMMIT_SECONDS_MAX):
+                fresh = [place for place in consumer.assignment() if await consumer.committed(place) is None]
+                starts = await consumer.beginning_offsets(fresh) if fresh else {}
+        except RETRYABLE as error:
+            log.warning("what group %s has not read yet shows no lag: %s", self.group, type(error).__name__)
+            return
+        for place in consumer.assignment() & starts.keys() - self._handled_to.keys():
+            self._uncommitted.setdefault(place, starts[place])
+        self._commit_soon()
 
     def _adapt(self) -> None:
         """Wait for records where the framework asks a hundred times a second, and commit before the consumer stops.
@@ -262,8 +283,9 @@ class Subscription(Generic[E]):
                 raise
 
         async def commit_and_stop() -> None:
-            if self._committing is not None:
-                self._committing.cancel()
+            for task in (self._starting, self._committing):
+                if task is not None:
+                    task.cancel()
             await self.commit()
             await stop()
 
@@ -384,6 +406,9 @@ class Subscription(Generic[E]):
         for record in records:
             place = TopicPartition(record.topic, record.partition)
             self._handled_to[place] = self._uncommitted[place] = record.offset + 1
+        self._commit_soon()
+
+    def _commit_soon(self) -> None:
         if self._uncommitted and self._committing is None:
             self._committing = asyncio.create_task(self._commit_later())
 
