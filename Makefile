@@ -14,6 +14,7 @@ UV := .tools/bin/uv
 BIN := .venv/bin
 PYTEST := $(BIN)/pytest
 SEED ?= 1
+WORKERS ?= 2
 CHAOS_SEEDS ?= 2 3 4
 UNIT_TESTS := $(wildcard libs/*/tests) $(wildcard services/*/tests) $(wildcard tests/architecture)
 INTEGRATION_TESTS := $(wildcard tests/integration)
@@ -65,8 +66,8 @@ contracts: install ## write contracts/ and docs/events.md anew from models, rout
 test-unit: install ## tests without Kafka and PostgreSQL
 	$(PYTEST) $(UNIT_TESTS) -m "not integration" -q $(EMPTY_IS_FINE)
 
-test-integration: install ## tests on a local stack of their own, with one chaos seed
-	WAYSTATION_CHAOS_SEEDS="$(SEED)" $(PYTEST) $(INTEGRATION_TESTS) -q $(EMPTY_IS_FINE)
+test-integration: install ## tests on local stacks of their own, with one chaos seed: two files at a time (WORKERS=1: one)
+	WAYSTATION_CHAOS_SEEDS="$(SEED)" $(PYTEST) $(INTEGRATION_TESTS) -q -n $(WORKERS) --dist loadfile $(EMPTY_IS_FINE)
 
 chaos: install ## processes killed under load, with other seeds
 	WAYSTATION_CHAOS_SEEDS="$(CHAOS_SEEDS)" $(PYTEST) $(INTEGRATION_TESTS) -m chaos -s
