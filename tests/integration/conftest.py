@@ -1,6 +1,6 @@
 """One local stack for all integration tests: real Kafka, real PostgreSQL, no services until a test starts some.
 
-WAYSTATION_TEST_HOME names the folder of a stack that stays up between runs, for development.
+WAYSTATION_TEST_HOME names the folder of a stack that stays up between runs, for development; workers have one each in it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ def stack(tmp_path_factory):
     A test that stops or kills a part starts it again before it ends.
     """
     kept = os.environ.get("WAYSTATION_TEST_HOME")
-    running = Stack.open(Path(kept) if kept else tmp_path_factory.mktemp("stack") / "home")
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    running = Stack.open(Path(kept, worker) if kept else tmp_path_factory.mktemp("stack") / "home")
     try:
         running.up_infra()
         yield running
