@@ -31,7 +31,7 @@ WEIGHTS = {"tg_spam": 0.5, "youtube_spam": 0.5, "clinc150": 0.3, "banking77": 0.
 WEIGHT_OF_TALK = 0.01
 LINEAR_SHARE = 0.2
 """How much tier 1 counts beside it: a text message of several lines is read as a letter, and tier 1 knows both."""
-CLEAN_SHARE = 0.2
+CLEAN_SHARE = 0.1
 """Share of clean business text that is read."""
 _BATCH = 1000
 
