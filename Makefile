@@ -121,6 +121,7 @@ train: need-data .venv-train/.complete ## train the screening models anew: make 
 	@mkdir -p $(TRAIN_WORK)
 	$(TRAIN) training.encoder --data $(DATA) --work $(TRAIN_WORK)
 	$(TRAIN) training.tier1 --data $(DATA) --weights $(WEIGHTS)
+	$(TRAIN) training.spam --data $(DATA) --weights $(WEIGHTS)
 	$(TRAIN) training.tier2 --data $(DATA) --weights $(WEIGHTS) --work $(TRAIN_WORK)
 	@echo "thresholds are the policy's: make eval DATA=... shows what follows, deploy/policies/road.yaml holds them"
 

@@ -10,9 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moderation.models import HEADS, ModelBank, ModelFileError
+from moderation.models import HEADS, ModelBank, ModelFileError, spam
+from moderation.models.bank import with_spam
 from moderation.models.features import Hasher
 from moderation.models.linear import TEXT_CHARACTERS_MAX, LinearModel, lines_of
+from moderation.models.manifest import SpamFigures
 from moderation.models.weights import WEIGHTS
 from moderation.models.wordpiece import WordPiece, plain_letters
 from moderation.text import normalise
@@ -78,7 +80,7 @@ def test_any_text_is_scored(bank, texts):
     assert np.isfinite(found).all()
 
 
-@pytest.mark.parametrize("name", ["linear.npz", "encoder.onnx", "vocabulary.txt", "manifest.json"])
+@pytest.mark.parametrize("name", ["linear.npz", "spam.npz", "encoder.onnx", "vocabulary.txt", "manifest.json"])
 def test_a_file_that_is_missing_is_named(tmp_path, name):
     folder = shutil.copytree(WEIGHTS, tmp_path / "weights")
     (folder / name).unlink()
@@ -131,6 +133,32 @@ def test_plain_cases_are_caught_and_business_is_not(bank, policy, text, head):
     limit = policy.document.threshold(head, "widget")
     bad, good = bank.score([text, "your appointment with dr weber is on tuesday at 10:30. reply yes to confirm"])
     assert bad.by_head[head] >= limit > good.by_head[head]
+
+
+def test_what_has_lines_or_is_long_is_a_letter_and_each_of_its_features_counts_once():
+    hasher, seen = spam.hasher(), []
+    for text in ("call me", "re: offer\ncall me", "call " * 100):
+        words, runs = spam.present(hasher, [text])
+        assert len(words) == len(set(words.tolist()))
+        assert len(runs) == len(set(runs.tolist()))
+        seen.append(int(spam.columns_of([text])[0]))
+    assert seen == [spam.SHORT, spam.LETTERS, spam.LETTERS]
+
+
+def test_the_model_of_spam_is_asked_where_the_first_tier_is_not_sure_and_reads_each_text_alone():
+    rng = np.random.default_rng(5)
+    table = rng.integers(-127, 128, ((1 << spam.WORD_BITS) + (1 << spam.CHARACTER_BITS), 2)).astype(np.int8)
+    figures = SpamFigures(gate=-4, own=(1, 1), linear=(0.2, 0.2), offset=(0, 0))
+    model = spam.SpamModel(table, np.ones(2, np.float32), np.zeros(2, np.float32), figures)
+    texts = read(TEXTS)
+    columns = np.full((len(texts), len(HEADS)), -5, np.float32)
+    with_spam(model, columns, texts)
+    assert (columns == -5).all()
+    columns[:, -1] = -4
+    with_spam(model, columns, texts)
+    alone = [model.logits([text], np.array([-4], np.float32))[0] for text in texts]
+    assert np.array_equal(columns[:, -1], alone)
+    assert (columns[:, :-1] == -5).all()
 
 
 def test_the_second_tier_reads_what_the_first_is_not_sure_of_and_no_business(bank):

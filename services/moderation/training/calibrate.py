@@ -21,14 +21,14 @@ _PULL = 1e-3
 
 def platt(logits: NDArray[np.float32], rows: Sequence[Row]) -> tuple[list[float], list[float]]:
     """Return slope and offset per head."""
-    lines = [_line(logits[:, [head]], _labels(rows, name)) for head, name in enumerate(HEADS)]
+    lines = [line(logits[:, [head]], _labels(rows, name)) for head, name in enumerate(HEADS)]
     return [float(line[0]) for line in lines], [float(line[-1]) for line in lines]
 
 
 def mix(linear: NDArray[np.float32], encoder: NDArray[np.float32], rows: Sequence[Row]) -> list[list[float]]:
     """Return weights of tier 1, of tier 2, and offsets, per head."""
     lines = [
-        _line(np.stack((linear[:, head], encoder[:, head]), 1), _labels(rows, name)) for head, name in enumerate(HEADS)
+        line(np.stack((linear[:, head], encoder[:, head]), 1), _labels(rows, name)) for head, name in enumerate(HEADS)
     ]
     return [[float(line[place]) for line in lines] for place in range(3)]
 
@@ -37,7 +37,7 @@ def _labels(rows: Sequence[Row], head: str) -> NDArray[np.int8]:
     return np.array([row.label(head) for row in rows], np.int8)
 
 
-def _line(columns: NDArray[np.float32], labels: NDArray[np.int8]) -> NDArray[np.float64]:
+def line(columns: NDArray[np.float32], labels: NDArray[np.int8]) -> NDArray[np.float64]:
     """Fit a logistic line with weights that are not negative."""
     known = labels >= 0
     x, y = columns[known].astype(np.float64), labels[known].astype(np.float64)

@@ -27,12 +27,13 @@ if TYPE_CHECKING:
 SEED = 17
 RATE, HEADS_RATE = 2.5e-4, 2e-3
 """The highest rates: of the layers, and of the last one, which begins at zero."""
-BATCHES, WARMING, STEADY, FALLING = 1000, 100, 500, 1200
-"""The rate rises for `WARMING` batches, stays until `STEADY`, then is what is left of `BATCHES` over `FALLING`."""
+WARMING = 100
+"""The rate rises for so many batches, then falls in a line, to nothing at the last batch."""
 TOKENS_MAX, BATCH_TOKENS = 72, 2048
 SETTLED_LAYERS = 2
 """So many of the lowest layers, and the tables below them, are left as they are: less to compute."""
 SAVED_EVERY = 50
+PROCESSOR = Path("/proc/cpuinfo")
 
 
 def main() -> None:
@@ -109,7 +110,8 @@ def make_batches(
 
 
 def train(model: Encoder, batches: list[tuple[torch.Tensor, ...]], work: Path) -> None:
-    """Run AdamW over the first `BATCHES`."""
+    """Run AdamW once over the batches, products in bfloat16 where the processor has them."""
+    short = PROCESSOR.exists() and "avx512_bf16" in PROCESSOR.read_text(encoding="utf-8")
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     groups = [
         {"params": [weight for weight in trained[:-2] if weight.ndim > 1], "weight_decay": 0.01, "highest": RATE},
@@ -118,13 +120,14 @@ def train(model: Encoder, batches: list[tuple[torch.Tensor, ...]], work: Path) -
     ]
     optimiser = torch.optim.AdamW(groups, lr=RATE, fused=True)
     began, mean, tokens = time.monotonic(), 0.0, 0
-    for step, (numbers, labels, weights) in enumerate(batches[:BATCHES]):
+    for step, (numbers, labels, weights) in enumerate(batches):
         if step % SAVED_EVERY == 0:
             torch.save(model.state_dict(), work / "encoder.part.pt")
-        part = min(1.0, (step + 1) / WARMING) if step < STEADY else (BATCHES - step) / FALLING
+        part = min((step + 1) / WARMING, (len(batches) - step) / (len(batches) - WARMING))
         for group in optimiser.param_groups:
             group["lr"] = group["highest"] * part
-        logits = model(numbers)
+        with torch.autocast("cpu", torch.bfloat16, enabled=short):
+            logits = model(numbers).float()
         loss = (
             functional.binary_cross_entropy_with_logits(logits, labels, reduction="none") * weights
         ).sum() / weights.sum()
@@ -136,7 +139,7 @@ def train(model: Encoder, batches: list[tuple[torch.Tensor, ...]], work: Path) -
         tokens += numbers.numel()
         if step % 20 == 0:
             seconds = time.monotonic() - began
-            print(f"{step}/{BATCHES} loss {mean:.4f} {tokens / seconds:.0f} tokens/s {seconds:.0f} s", flush=True)
+            print(f"{step}/{len(batches)} loss {mean:.4f} {tokens / seconds:.0f} tokens/s {seconds:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ def _fit_column(
     known = weights > 0
     part, label = features[known], labels[known]
     share = weights[known] / weights[known].sum()
-    scale = _telling(part, label, share) if telling else np.ones(ROWS, np.float32)
+    scale = _telling(part, label, share) if telling else np.ones(part.shape[1], np.float32)
     part = (part @ sparse.diags(scale)).tocsr()
     turned = part.T.tocsr()
 
@@ -85,7 +85,7 @@ def _fit_column(
         loss = (share * (np.logaddexp(0, logits) - label * logits)).sum() + pull * float(line[:-1] @ line[:-1]) / 2
         return float(loss), np.append(turned @ error + pull * table, error.sum()).astype(np.float64)
 
-    begin = np.zeros(ROWS + 1)
+    begin = np.zeros(part.shape[1] + 1)
     found = optimize.minimize(cost, begin, jac=True, method="L-BFGS-B", options={"maxiter": STEPS, "maxcor": 6})
     return np.append(found.x[:-1] * scale, found.x[-1]).astype(np.float32)
 

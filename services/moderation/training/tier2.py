@@ -10,10 +10,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from moderation.models.bank import with_spam
 from moderation.models.calibration import sigmoid
 from moderation.models.encoder import Encoder
 from moderation.models.heads import HEADS
 from moderation.models.linear import LinearModel
+from moderation.models.manifest import SpamFigures
+from moderation.models.spam import SpamModel
 from training.calibrate import mix
 from training.corpus import is_clean, read_rows
 from training.encoder import installed_minilm, vocabulary
@@ -24,8 +27,11 @@ from training.synthesis import synthetic_rows
 TOKENS_MAX = 96
 FLATTENED = {"spam": 0.5}
 """Heads whose log-odds are made smaller, in both tiers: scores have four decimals, so those near 1 would be equal."""
-HALF = {"spam"}
-"""Heads for which the encoder counts half as much as fitted: it reads too little of a long mail."""
+BESIDE = {"spam": 0.3}
+"""Heads for which the encoder's log-odds are added, by so much, to those of a model that has the word: it reads too
+little of a long mail."""
+GATES = {"spam": 0.85}
+"""Heads whose gate is set by hand, higher than by the share of clean text: tier 2 has little to add to them."""
 CLEAN_PER_HEAD, CLEAN_BY_NEED = 0.001, 0.01
 """Share of clean business text that each head's gate, and the column of need, may send to tier 2."""
 
@@ -46,22 +52,25 @@ def main() -> None:
     texts = [as_read(row.text) for row in rows]
     linear = LinearModel.load(given.weights / "linear.npz").logits(texts)
     columns, need = linear[:, : len(HEADS)], linear[:, len(HEADS)]
+    manifest = json.loads((given.weights / "manifest.json").read_text(encoding="utf-8"))
+    spam = SpamFigures.model_validate_json(json.dumps(manifest["spam"]))
+    with_spam(SpamModel.load(given.weights / "spam.npz", spam), columns, texts)
     second = Encoder.load(given.weights, TOKENS_MAX).logits(texts)
     flat = [FLATTENED.get(head, 1.0) for head in HEADS]
     linear_weight, encoder_weight, offset = (
         [value * by for value, by in zip(line, flat, strict=True)] for line in mix(columns, second, rows)
     )
-    manifest = json.loads((given.weights / "manifest.json").read_text(encoding="utf-8"))
-    for place in (HEADS.index(head) for head in HALF):
-        encoder_weight[place] /= 2
-        linear_weight[place] = (linear_weight[place] + manifest["linear"]["slope"][place] * flat[place]) / 2
-        offset[place] = (offset[place] + manifest["linear"]["offset"][place] * flat[place]) / 2
+    for head, share in BESIDE.items():
+        place = HEADS.index(head)
+        linear_weight[place], encoder_weight[place], offset[place] = flat[place], share * flat[place], 0.0
     manifest["linear"] = {
         name: [value * by for value, by in zip(line, flat, strict=True)] for name, line in manifest["linear"].items()
     }
     alone = sigmoid(columns * np.array(manifest["linear"]["slope"]) + np.array(manifest["linear"]["offset"]))
     clean = np.array([is_clean(row) for row in rows])
     gate = np.quantile(alone[clean], 1 - CLEAN_PER_HEAD, axis=0)
+    for head, least in GATES.items():
+        gate[HEADS.index(head)] = least
     limit = float(np.quantile(need[clean], 1 - CLEAN_BY_NEED))
     passed = (alone >= gate).any(1) | (need >= limit)
     for head in HEADS:

@@ -12,6 +12,7 @@ from moderation.models.encoder import Encoder
 from moderation.models.heads import HEADS
 from moderation.models.linear import LinearModel
 from moderation.models.manifest import EncoderFigures, Manifest, read_manifest
+from moderation.models.spam import SpamModel
 from moderation.text import restored
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LINEAR, ENCODER = "linear", "encoder"
+_SPAM = HEADS.index("spam")
 READ_CHARACTERS_MAX = 8_000
 """Of a longer text the models read the first three quarters and the last quarter of this many characters."""
 
@@ -46,10 +48,12 @@ class Begun:
 class ModelBank:
     """Tier 1 for every text, tier 2 for those that pass its gate."""
 
-    def __init__(self, manifest: Manifest, digest: str, linear: LinearModel, encoder: Encoder | None) -> None:
+    def __init__(
+        self, manifest: Manifest, digest: str, linear: LinearModel, spam: SpamModel | None, encoder: Encoder | None
+    ) -> None:
         """Put the parts together; `load` reads them from a folder."""
         self.digest = digest
-        self._linear, self._encoder = linear, encoder
+        self._linear, self._spam, self._encoder = linear, spam, encoder
         self._figures = manifest.encoder
         self._calibration = _calibration(manifest)
 
@@ -58,7 +62,8 @@ class ModelBank:
         """Read a weights folder. Raises ModelFileError when a file is missing or is not what the manifest says."""
         manifest, digest = read_manifest(folder)
         encoder = Encoder.load(folder, manifest.encoder.tokens_max) if manifest.encoder else None
-        return cls(manifest, digest, LinearModel.load(folder / "linear.npz"), encoder)
+        spam = SpamModel.load(folder / "spam.npz", manifest.spam) if manifest.spam else None
+        return cls(manifest, digest, LinearModel.load(folder / "linear.npz"), spam, encoder)
 
     def score(self, texts: Sequence[str]) -> list[Scores]:
         """Score normalised texts (`moderation.text.normalise`), in their order.
@@ -71,6 +76,8 @@ class ModelBank:
         """Ask tier 1, microseconds a text, and note which texts wait for tier 2."""
         logits = self._linear.logits(texts)
         columns = logits[:, : len(HEADS)]
+        if self._spam is not None:
+            with_spam(self._spam, columns, texts)
         scores = self._calibration.of_linear(columns)
         chosen = self._chosen(scores, logits)
         waiting = {number: restored(shortened(texts[number])) for number in chosen.tolist()}
@@ -98,6 +105,13 @@ class ModelBank:
             return np.zeros(0, np.intp)
         gate = np.asarray(self._figures.gate, np.float32)
         return np.flatnonzero((scores >= gate).any(axis=1) | (logits[:, len(HEADS)] >= self._figures.need))
+
+
+def with_spam(model: SpamModel, columns: NDArray[np.float32], texts: Sequence[str]) -> None:
+    """Put the model of spam's word in the place of tier 1's for texts that are not harmless by tier 1."""
+    asked = np.flatnonzero(columns[:, _SPAM] >= model.gate).tolist()
+    if asked:
+        columns[asked, _SPAM] = model.logits([texts[number] for number in asked], columns[asked, _SPAM])
 
 
 def shortened(text: str) -> str:

@@ -39,10 +39,13 @@ class Features(NamedTuple):
 
 
 class Hasher:
-    """Turns lines into rows of a table of 2^16 words and word pairs and of one of 2^16 character runs."""
+    """Turns lines into rows of a table of words and word pairs, 2^16 if not told otherwise, and of character runs."""
 
-    def __init__(self, characters_max: int = 1 << 15) -> None:
+    def __init__(
+        self, characters_max: int = 1 << 15, word_bits: int = WORD_BITS, character_bits: int = CHARACTER_BITS
+    ) -> None:
         """Prepare powers of the base for so many characters at once (see `cost`)."""
+        self._word_shift, self._run_shift = np.uint64(64 - word_bits), np.uint64(64 - character_bits)
         self._powers = _powers(_BASE, characters_max)
         self._inverse = _powers(pow(_BASE, -1, 1 << 64), characters_max)
         self._mixed = self._inverse * np.uint64(_MIX)
@@ -60,9 +63,9 @@ class Hasher:
             run = sums[length : length + len(runs)] - sums[: len(runs)]
             run *= self._mixed[: len(runs)]
             run += np.uint64(length * _MIX % (1 << 64))
-            np.right_shift(run, np.uint64(64 - CHARACTER_BITS), out=runs[:, column])
+            np.right_shift(run, self._run_shift, out=runs[:, column])
         words *= np.uint64(_MIX)
-        words >>= np.uint64(64 - WORD_BITS)
+        words >>= self._word_shift
         run_spans = np.stack((begins, ends), 1) * len(RUNS)
         return Features(words.view(np.int64), word_spans, runs.ravel().view(np.int64), run_spans)
 

@@ -17,6 +17,10 @@ Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 PerHead = Annotated[tuple[float, ...], Field(min_length=len(HEADS), max_length=len(HEADS))]
 
 
+PerKind = tuple[float, float]
+"""For letters and for short texts."""
+
+
 class ModelFileError(ValueError):
     """A weights folder cannot be used; the text says which file and why."""
 
@@ -30,6 +34,16 @@ class LinearFigures(_Closed):
 
     slope: PerHead
     offset: PerHead
+
+
+class SpamFigures(_Closed):
+    """When the model of spam is asked, and what becomes of its word and tier 1's: log-odds, per kind of text."""
+
+    gate: float
+    """It reads a text when tier 1's logit of spam is at least this."""
+    own: PerKind
+    linear: PerKind
+    offset: PerKind
 
 
 class EncoderFigures(_Closed):
@@ -52,6 +66,7 @@ class Manifest(_Closed):
     heads: tuple[str, ...]
     files: dict[str, Digest]
     linear: LinearFigures
+    spam: SpamFigures | None = None
     encoder: EncoderFigures | None = None
     trained: dict[str, str | int | float | bool | None] = {}
 
