@@ -102,7 +102,8 @@ def fresh_topic(stack):
 
     yield make
     if made:
-        admin.delete_topics(made)
+        for deleted in admin.delete_topics(made).values():
+            deleted.result()
 
 
 @pytest.fixture
