@@ -33,6 +33,7 @@ COLUMNS = {
     ("ingestion", "person_token"): TOKEN,
     ("moderation", "recipient_token"): TOKEN,
     ("routing", "recipient_token"): TOKEN,
+    ("enforcement", "complainant_token"): TOKEN,
     ("enforcement", "sender_domain"): "the domain that a complained-of mail came from",
 }
 MEMBERS = {"recipient_token": TOKEN, "complaint_id": "an id", "mail": "the sealed mail's digests", "name": "of a model"}

@@ -139,6 +139,7 @@ def travelled(road, bus, planted):
     """Send the words down every path; return ids and recipients."""
     account = road.create_account(f"Canaries {now().timestamp()}")
     assert asyncio.run(make_people(road, planted)) == [True, True]
+    assert asyncio.run(complain(road, planted)) == 202
     load = messages(planted)
     road.stack.stop_service("vault")
     starter = threading.Timer(2.0, road.stack.start_service, ["vault"])
@@ -167,6 +168,14 @@ async def make_people(road, canaries):
     async with httpx.AsyncClient(timeout=20, trust_env=False) as http:
         answer = await http.post(f"{road.stack.url('ingestion')}/v1/accounts", json=body, headers=token)
     return [bool(user["person_token"]) for user in answer.json()["users"]]
+
+
+async def complain(road, canaries):
+    """A complaint whose complainant is named; return the answer's status."""
+    who = {"address": f"complains.{canaries.address}@kunden.example", "name": canaries.name}
+    body = {"account_id": new_id(), "clause": "R3.a", "category": "phishing", "origin": "recipient", "complainant": who}
+    async with httpx.AsyncClient(timeout=20, trust_env=False) as http:
+        return (await http.post(f"{road.stack.url('enforcement')}/v1/complaints", json=body)).status_code
 
 
 def give_up(bus, ids):
@@ -240,6 +249,7 @@ async def knock_everywhere(road, canaries, account):
         ("ingestion", "POST", "/v1/messages", {"json": good, "headers": {"authorization": f"Bearer wk_{address}"}}),
         ("ingestion", "GET", f"/v1/messages/{address}", {"headers": key}),
         ("enforcement", "POST", "/v1/complaints", {"json": {"account_id": address, canaries.address: words}}),
+        ("enforcement", "POST", "/v1/complaints", {"json": {"account_id": "a", "complainant": {"address": [words]}}}),
         ("enforcement", "POST", "/v1/complaints", {"content": words.encode()}),
         ("enforcement", "GET", f"/v1/{address}?who={address}", {}),
     ]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from common.contracts.vault import SealAnswer
+from common.http.vault import VaultUnavailableError
 from common.security.tokens import TokenIssuer, TokenVerifier
 from common.times import now
 from enforcement.api import install_routes
@@ -27,10 +31,53 @@ class PoolOfADeadDatabase:
     fetch = fetchrow
 
 
+class EmptyPool:
+    """A database without complaints that takes each one, and remembers with which values."""
+
+    def __init__(self):
+        self.stored = []
+
+    async def fetchrow(self, query, *values):
+        if "INSERT INTO complaints" in query:
+            self.stored.append(values)
+            return {"stored_id": values[0]}
+        return {"known_id": None, "account_is_full": False, "all_is_full": False}
+
+
+class FakeVault:
+    """Answers as it is told to, and keeps what it was asked."""
+
+    def __init__(self, **answer):
+        self.answer = SealAnswer(**{"token": "t-1", **answer})
+        self.calls = []
+
+    async def seal(self, call):
+        self.calls.append(call)
+        return [self.answer]
+
+
+class VaultAway(FakeVault):
+    async def seal(self, call):
+        raise VaultUnavailableError("away")
+
+
 @pytest.fixture
-async def door():
+def vault():
+    return FakeVault()
+
+
+@pytest.fixture
+async def door(vault):
+    async with client_of(PoolOfADeadDatabase(), vault) as client:
+        yield client
+
+
+@contextlib.asynccontextmanager
+async def client_of(pool, vault):
+    """A client at a door with this database and this vault behind it."""
     app = described()
-    app.state.bench = Bench(PoolOfADeadDatabase(), None, now)
+    app.state.bench = Bench(pool, None, now)
+    app.state.sealer = vault
     app.state.verifier = TokenVerifier("enforcement", {n: KEYS[n].public_key() for n in ("operator", "routing")})
     app.add_middleware(BoundedBodies)
     install_routes(app)
@@ -63,12 +110,83 @@ async def test_a_wrong_field_is_named(door, change, field):
     assert "someone" not in answer.text
 
 
-async def test_free_text_and_the_complainants_address_are_refused_with_the_reason(door):
+async def test_free_text_is_refused_with_the_reason(door):
     answer = await door.post("/v1/complaints", json={**COMPLAINT, "text": "call me on +1 555 0100"})
     problem = answer.json()
     assert (answer.status_code, problem["type"]) == (422, "urn:waystation:problem:unknown-field")
     assert "no free text" in problem["detail"]
     assert "555" not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("person", "field"),
+    [
+        ({}, "complainant.address"),
+        ({"address": ""}, "complainant.address"),
+        ({"address": "canary" * 50}, "complainant.address"),
+        ({"address": ["canary"]}, "complainant.address"),
+        ({"address": "jo@example.org", "name": "canary" * 50}, "complainant.name"),
+        ({"address": "jo@example.org", "language": "canary" * 10}, "complainant.language"),
+        ({"address": "jo@example.org", "phone": "canary"}, "complainant.phone"),
+        ("canary@example.org", "complainant"),
+    ],
+)
+async def test_a_complainant_of_another_shape_is_refused_and_not_repeated(door, vault, person, field):
+    answer = await door.post("/v1/complaints", json={**COMPLAINT, "complainant": person})
+    assert (answer.status_code, answer.json()["field"]) == (422, field)
+    assert "canary" not in answer.text
+    assert vault.calls == []
+
+
+async def test_a_complainant_is_sealed_under_the_operators_own_account_and_kept_by_token():
+    pool, vault = EmptyPool(), FakeVault()
+    person = {"address": "jo@example.org", "name": "Jo", "language": "de"}
+    async with client_of(pool, vault) as client:
+        answer = await client.post("/v1/complaints", json={**COMPLAINT, "complainant": person})
+    assert answer.status_code == 202
+    ((call,), (stored,)) = vault.calls, pool.stored
+    (item,) = call.items
+    assert (call.purpose, item.account_id, item.kind) == ("complaints", "complainants", "complainant")
+    assert (item.address, item.fields) == ("jo@example.org", {"name": "Jo", "language": "de"})
+    assert stored[-1] == "t-1"
+    assert not any("jo@" in str(value) for value in stored)
+
+
+async def test_who_complains_changes_no_digest_but_whether_somebody_does():
+    pool, vault = EmptyPool(), FakeVault()
+    async with client_of(pool, vault) as client:
+        for person in ({"address": "a@example.org"}, {"address": "b@example.org"}, None):
+            await client.post("/v1/complaints", json={**COMPLAINT, "complainant": person})
+        await client.post("/v1/complaints", json=COMPLAINT)
+    first, second, nobody, unsaid = [stored[7] for stored in pool.stored]
+    assert first == second != nobody == unsaid
+    assert len(vault.calls) == 2, "nobody is sealed where nobody is named"
+
+
+@pytest.mark.parametrize(
+    ("problem", "status", "field"),
+    [
+        ({"status": 422, "field": "address", "detail": "canary"}, 422, "complainant.address"),
+        ({"status": 422, "field": "item"}, 422, "complainant"),
+        ({"status": 410, "type": "urn:waystation:problem:account-ended"}, 503, "complainant"),
+    ],
+)
+async def test_what_the_vault_does_not_take_is_refused_and_nothing_is_stored(problem, status, field):
+    pool = EmptyPool()
+    async with client_of(pool, FakeVault(token=None, problem=problem)) as client:
+        answer = await client.post("/v1/complaints", json={**COMPLAINT, "complainant": {"address": "jo.example"}})
+    assert (answer.status_code, answer.json()["field"], pool.stored) == (status, field, [])
+    assert "jo.example" not in answer.text
+    assert "canary" not in answer.text
+
+
+async def test_with_the_vault_away_only_complaints_that_name_nobody_are_taken():
+    pool = EmptyPool()
+    async with client_of(pool, VaultAway()) as client:
+        named = await client.post("/v1/complaints", json={**COMPLAINT, "complainant": {"address": "jo@example.org"}})
+        unnamed = await client.post("/v1/complaints", json=COMPLAINT)
+    assert (named.status_code, named.headers["retry-after"]) == (503, "1")
+    assert (unnamed.status_code, len(pool.stored)) == (202, 1)
 
 
 async def test_the_name_of_an_unknown_field_is_shortened(door):
@@ -160,4 +278,8 @@ async def test_a_complaint_cannot_be_confirmed_as_good(door):
 
 async def test_the_description_of_the_door_names_its_fields(door):
     document = (await door.get("/openapi.json")).json()
-    assert set(document["components"]["schemas"]["ComplaintCall"]["properties"]) == {*COMPLAINT, "message_id"}
+    assert set(document["components"]["schemas"]["ComplaintCall"]["properties"]) == {
+        *COMPLAINT,
+        "message_id",
+        "complainant",
+    }

@@ -5,9 +5,11 @@ from itertools import product
 
 import pytest
 
+from common.contracts.vault import SealCall, SealItem
 from vault.domain import (
     CALLERS,
     FIELD_BITS,
+    KINDS,
     Instruction,
     Processor,
     field_names,
@@ -18,19 +20,23 @@ from vault.domain import (
     refuse_instruction,
     refuse_provider,
 )
+from vault.formats import Given
+from vault.sealing import read_persons
 
 PRINCIPALS = ("ingestion", "moderation", "routing", "enforcement", "vault", "operator", "stranger", "")
 BASES = ("record-basis", "withdraw", "suppress")
 DUTIES = ("find", "erase", "end-epoch", "restrict", "object", "export", "read-processors")
 READS = ("read-erasure", "read-breach-scope", "read-log")
 OPERATIONS = ("seal", "open", "disclose", "read-ledger", "read-unauthorised", "read-unsettled", *BASES, *DUTIES, *READS)
-PURPOSES = ("intake", "inbox", "screening", "review", "delivery", "case", "data-protection", "legal-basis", "", None)
+OF_DUTIES = ("data-protection", "legal-basis")
+PURPOSES = ("intake", "inbox", "screening", "review", "delivery", "complaints", "case", *OF_DUTIES, "", None)
 ALLOWED = {
     ("ingestion", "seal", "intake"),
     ("ingestion", "open", "inbox"),
     ("moderation", "open", "screening"),
     ("moderation", "open", "review"),
     ("routing", "disclose", "delivery"),
+    ("enforcement", "seal", "complaints"),
     ("enforcement", "open", "case"),
     *((caller, operation, "legal-basis") for caller in ("ingestion", "operator") for operation in BASES),
     *(("operator", operation, "data-protection") for operation in ("restrict", "object", "export", "read-processors")),
@@ -56,6 +62,13 @@ def test_the_caller_table_allows_its_rows_and_nothing_else(row):
 def test_an_operation_is_closed_to_who_has_no_purpose_for_it():
     allowed = {(caller, operation) for caller, operation, _ in ALLOWED}
     assert {row for row in product(PRINCIPALS, OPERATIONS) if may_call(*row)} == allowed
+
+
+def test_what_takes_complaints_seals_no_persons_of_another_kind():
+    items = [SealItem("a", "m", "jo@example.org", kind=kind) for kind in KINDS]
+    sealed = [one for one in read_persons(SealCall("complaints", items)) if isinstance(one, Given)]
+    assert [one.kind for one in sealed] == ["complainant"]
+    assert all(isinstance(one, Given) for one in read_persons(SealCall("intake", items)))
 
 
 def test_the_caller_table_cannot_be_changed():

@@ -20,7 +20,18 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 ENFORCEMENT = "enforcement"
-COMPLAINT_COLUMNS = ("complaint", "account", "clause", "category", "from", "message", "state", "came of it", "received")
+COMPLAINT_COLUMNS = (
+    "complaint",
+    "account",
+    "clause",
+    "category",
+    "from",
+    "complainant",
+    "message",
+    "state",
+    "came of it",
+    "received",
+)
 CHANGE_COLUMNS = ("revision", "standing", "", "clause", "reason", "decided by", "since")
 
 
@@ -72,12 +83,15 @@ def file_complaint(
     ] = None,
     origin: Annotated[str, typer.Option("--origin", help="recipient, third_party, provider ...")] = "operator",
     message: Annotated[str | None, typer.Option("--message", help="The message it is about.")] = None,
+    complainant: Annotated[
+        str | None, typer.Option("--complainant", help="The address of who complains; kept in the vault alone.")
+    ] = None,
     home: HomeOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """File a complaint in words or as a feedback report (--arf); nothing follows from it until it is confirmed."""
     if arf is not None:
-        if account or clause or category or message:
+        if account or clause or category or message or complainant:
             raise CommandError("a feedback report says it all itself", "either --arf FILE, or --account, --clause ...")
         with ServiceClient(Stack.open(home)) as client:
             filed = file_report(client, read_report(arf, sys.stdin.buffer))
@@ -85,9 +99,11 @@ def file_complaint(
         return
     if not (account and clause and category):
         raise CommandError("a complaint needs --account, --clause and --category", "or give a report: --arf FILE")
-    call = {"account_id": account, "clause": clause, "category": category, "origin": origin}
+    call: dict[str, Any] = {"account_id": account, "clause": clause, "category": category, "origin": origin}
     if message is not None:
         call["message_id"] = message
+    if complainant is not None:
+        call["complainant"] = {"address": complainant}
     with ServiceClient(Stack.open(home)) as client:
         receipt = client.post(ENFORCEMENT, "/v1/complaints", call, idempotency_key=new_id())
     Output(as_json).show(
@@ -212,6 +228,7 @@ def _complaint_table(complaints: list[dict[str, Any]]) -> Table:
             complaint["clause"],
             complaint["category"],
             complaint["origin"],
+            complaint["complainant"],
             complaint["message_id"],
             complaint["state"],
             (complaint["decision"] or {}).get("standing"),

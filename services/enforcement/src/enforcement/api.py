@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, Annotated, Literal
 from uuid import UUID
@@ -20,6 +21,7 @@ from common.times import rfc3339
 from enforcement import decisions, errors, store
 from enforcement.arf import REPORT_BYTES_MAX, ArfError, FeedbackReport, FeedbackType, parse_report
 from enforcement.bodies import REPORTS_PATH
+from enforcement.complainants import Complainant, Sealer, seal_complainant
 from enforcement.decisions import Bench
 from enforcement.domain import (
     Category,
@@ -37,6 +39,7 @@ from enforcement.errors import (
     ACCOUNT_UNKNOWN,
     BODY_TOO_LARGE,
     COMPLAINT_DECIDED,
+    INVALID_COMPLAINANT,
     KEY_REUSED,
     MALFORMED_REPORT,
     NOT_A_COMPLAINT,
@@ -55,8 +58,8 @@ CHANGES_MAX = 50
 COMPLAINTS_PATH = "/v1/complaints"
 MAIL = "message/rfc822"
 NO_FREE_TEXT = (
-    "a complaint holds no free text and nothing about the person who complains; it takes account_id, clause, category,"
-    " origin and, if it is about one message, message_id"
+    "a complaint holds no free text; it takes account_id, clause, category, origin and, if it is about one message,"
+    " message_id; who complains may be said in complainant (address, name, language)"
 )
 
 AccountId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]*$", max_length=100)]
@@ -87,6 +90,7 @@ class ComplaintCall(_Body):
     category: Category
     origin: Origin
     message_id: UUID | None = None
+    complainant: Complainant | None = None
 
 
 class ComplaintReceipt(_Body):
@@ -158,7 +162,10 @@ class ReportView(_Body):
 
 
 class ComplaintView(_Body):
-    """A complaint as operators see it; without an account it waits for somebody to say whose message it is about."""
+    """A complaint as operators see it; without an account it waits for somebody to say whose message it is about.
+
+    `complainant` is the token of who complained: a person of account `complainants` in the vault, until erased there.
+    """
 
     id: str
     account_id: str | None
@@ -166,6 +173,7 @@ class ComplaintView(_Body):
     category: Category
     origin: Origin
     message_id: str | None
+    complainant: str | None
     state: ComplaintState
     received_at: str
     report: ReportView | None
@@ -216,7 +224,13 @@ async def _key_digest(
     return None if idempotency_key is None else sha256(idempotency_key.encode()).digest()
 
 
+async def _sealer(request: Request) -> Sealer:
+    sealer: Sealer = request.app.state.sealer
+    return sealer
+
+
 BenchOf = Annotated[Bench, Depends(_bench)]
+SealerOf = Annotated[Sealer, Depends(_sealer)]
 KeyDigest = Annotated[bytes | None, Depends(_key_digest)]
 
 _MAIL_BODY = {
@@ -235,10 +249,17 @@ operators = APIRouter(tags=["operators"], dependencies=[Depends(_operator)])
 @public.post(
     COMPLAINTS_PATH,
     status_code=202,
-    responses=refuses(*JSON_BODY, BODY_TOO_LARGE, KEY_REUSED, TOO_MANY_COMPLAINTS, UNAVAILABLE),
+    responses=refuses(*JSON_BODY, BODY_TOO_LARGE, KEY_REUSED, INVALID_COMPLAINANT, TOO_MANY_COMPLAINTS, UNAVAILABLE),
 )
-async def file_complaint(call: ComplaintCall, bench: BenchOf, key_digest: KeyDigest) -> ComplaintReceipt:
-    """Take a complaint from anybody; an operator decides what follows."""
+async def file_complaint(
+    call: ComplaintCall, bench: BenchOf, sealer: SealerOf, key_digest: KeyDigest
+) -> ComplaintReceipt:
+    """Take a complaint from anybody; an operator decides what follows.
+
+    Who complains may stay unsaid. `complainant` is kept in the vault, where he may be exported, rectified and erased as
+    any person; the account complained about never learns who he is. A repeat with the same Idempotency-Key gives the
+    first answer, whoever `complainant` names: nothing of him is kept here to compare it with.
+    """
     complaint = Complaint(
         new_id(),
         call.account_id,
@@ -249,8 +270,11 @@ async def file_complaint(call: ComplaintCall, bench: BenchOf, key_digest: KeyDig
         "received",
         bench.now(),
     )
-    digest = sha256(call.model_dump_json().encode()).digest()
-    filed = await _file(bench, complaint, key_digest, digest)
+    digest = _request_digest(call)
+    if call.complainant is None:
+        filed = await _file(bench, complaint, key_digest, digest)
+    else:
+        filed = await _file_by_person(bench, sealer, complaint, call.complainant, key_digest=key_digest, digest=digest)
     assert filed.id is not None
     return ComplaintReceipt(id=filed.id, received_at=rfc3339(filed.received_at))
 
@@ -308,12 +332,36 @@ async def file_feedback_report(request: Request, bench: BenchOf, key_digest: Key
     )
 
 
+def _request_digest(call: ComplaintCall) -> bytes:
+    """Return what a repeat is known by: whether somebody says who he is counts, who he is does not.
+
+    A digest of an address could be found out by guessing.
+    """
+    text = call.model_dump_json(exclude={"complainant"}) + ("" if call.complainant is None else "complainant")
+    return sha256(text.encode()).digest()
+
+
+async def _file_by_person(
+    bench: Bench, sealer: Sealer, complaint: Complaint, person: Complainant, *, key_digest: bytes | None, digest: bytes
+) -> Filed:
+    filed = await store.known_or_full(bench.pool, complaint, idempotency_digest=key_digest, request_digest=digest)
+    if filed is not None:
+        return _accepted(complaint, filed)
+    token = await seal_complainant(sealer, complaint.id, person)
+    return await _file(bench, replace(complaint, complainant_token=token), key_digest, digest)
+
+
 async def _file(bench: Bench, complaint: Complaint, key_digest: bytes | None, digest: bytes) -> Filed:
     filed = None
     while filed is None:
         filed = await store.insert_complaint(
             bench.pool, complaint, idempotency_digest=key_digest, request_digest=digest
         )
+    return _accepted(complaint, filed)
+
+
+def _accepted(complaint: Complaint, filed: Filed) -> Filed:
+    """Return what became of a complaint, or refuse it."""
     if filed.key_reused:
         raise errors.key_reused()
     if filed.id is None:
@@ -407,6 +455,7 @@ def _complaint_view(row: ComplaintRow) -> ComplaintView:
         category=complaint.category,
         origin=complaint.origin,
         message_id=complaint.message_id,
+        complainant=complaint.complainant_token,
         state=complaint.state,
         received_at=rfc3339(complaint.received_at),
         report=None if complaint.report is None else _report_view(complaint.report),

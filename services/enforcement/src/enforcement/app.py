@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, cast
 
 from common.http.health import health_routes, postgres_check
 from common.http.observed import observe
+from common.http.vault import VaultClient
 from common.kafka.publisher import Publisher, PublishError
 from common.outbox import OutboxRelay
 from common.postgres.pool import connect_pool
-from common.security.tokens import TokenVerifier
+from common.security.tokens import TokenIssuer, TokenVerifier
 from common.telemetry.process import Telemetry
 from common.times import now
 from enforcement.api import install_routes
@@ -46,9 +47,16 @@ def create_app(settings: Settings) -> FastAPI:
         standings = LatestStandings(pool, publisher)
         relay = OutboxRelay(pool, cast("Publisher", standings))
         reconciliation = Reconciliation(pool, settings.kafka, standings, settings.instance)
+        vault = VaultClient(
+            settings.vault_url,
+            TokenIssuer.from_file("enforcement", settings.identity_key_file),
+            tracer=telemetry.tracer,
+            measures=telemetry.measures,
+        )
         telemetry.watch_pool(pool)
         telemetry.watch_outbox(relay)
         app.state.bench = Bench(pool, relay, now, lambda: reconciliation.done)
+        app.state.sealer = vault
         checks = {
             "postgres": postgres_check(pool),
             "outbox": outbox_check(relay),
@@ -64,6 +72,7 @@ def create_app(settings: Settings) -> FastAPI:
             await reconciliation.stop()
             await relay.stop()
             await publisher.stop()
+            await vault.close()
             await pool.close()
             await telemetry.stop()
 

@@ -63,7 +63,7 @@ class StandingDecision:
 class Complaint:
     """One complaint as it came in; without an account it waits for a person who finds out whose message it is about.
 
-    Nothing in it is about the person who complained.
+    Of the person who complained it has the token in the vault, if he said who he is.
     """
 
     id: str
@@ -75,6 +75,7 @@ class Complaint:
     state: ComplaintState
     received_at: datetime
     report: FeedbackReport | None = None
+    complainant_token: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,9 @@ KEY_REUSED = Refusal(422, "idempotency-key-reused", "the Idempotency-Key was use
 MALFORMED_REPORT = Refusal(422, "malformed-report", "the mail is no feedback report; `field` and `clause` say where")
 NOT_A_COMPLAINT = Refusal(422, "not-a-complaint", "it reports something else (not-spam, auth-failure)")
 NOT_A_MAIL = Refusal(415, "unsupported-media-type", "the body is not sent as message/rfc822")
+INVALID_COMPLAINANT = Refusal(
+    422, "invalid-complainant", "the vault does not take `field` as an address, a name or a language"
+)
 ACCOUNT_UNKNOWN = Refusal(409, "account-unknown", "nobody has said yet which account the complaint is about")
 ACCOUNT_KNOWN = Refusal(409, "account-known", "the complaint is about another account already, or was decided")
 UNKNOWN_COMPLAINT = Refusal(404, "unknown-complaint", "there is no complaint with this id")
@@ -104,6 +107,20 @@ def key_reused() -> Problem:
         "Idempotency-Key was used for another complaint; send a new key with each new complaint",
         field="Idempotency-Key",
     )
+
+
+def invalid_complainant(field: object) -> Problem:
+    """The vault does not take what is said about the person who complains."""
+    known = field in ("address", "name", "language")
+    where = f"complainant.{field}" if known else "complainant"
+    detail = f"{where}: the vault does not take it; correct it, or complain without saying who you are"
+    return Problem(INVALID_COMPLAINANT.status, INVALID_COMPLAINANT.kind, detail, field=where)
+
+
+def not_kept() -> Problem:
+    """The vault has no place for complainants: their account ended there, or its row was changed."""
+    detail = "the vault cannot keep who complains: tell the operator, or complain without saying who you are"
+    return Problem(503, "unavailable", detail, field="complainant", retry_after_seconds=_RETRY_SECONDS)
 
 
 def unknown_complaint() -> Problem:

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 API = Api(
     package="enforcement",
     description=(
-        "Complaints about accounts, decisions on them, and who may send. A complaint holds no free text and nothing"
-        " about the person who complains. Limits: 8 KiB per request (1 MiB for a feedback report), 1,000 undecided"
-        " complaints about one account, 100,000 in all."
+        "Complaints about accounts, decisions on them, and who may send. A complaint holds no free text; who"
+        " complains is a person of the vault, and a token here. Limits: 8 KiB per request (1 MiB for"
+        " a feedback report), 1,000 undecided complaints about one account, 100,000 in all."
     ),
     tags={
         "complaints": Tag("The door for complaints, open to anybody."),

@@ -57,12 +57,29 @@ async def insert_complaint(
         idempotency_digest,
         request_digest,
         complaint.received_at,
-        UNMATCHED_COMPLAINTS_MAX if complaint.account_id is None else ACCOUNT_COMPLAINTS_MAX,
-        ALL_COMPLAINTS_MAX,
+        *_bounds(complaint),
         *_report_columns(complaint.report),
+        complaint.complainant_token,
     )
     if row["stored_id"] is not None:
         return Filed(complaint.id, complaint.received_at)
+    return _known_or_full(row, complaint, request_digest)
+
+
+async def known_or_full(
+    pool: Pool, complaint: Complaint, *, idempotency_digest: bytes | None, request_digest: bytes
+) -> Filed | None:
+    """Return what would keep a complaint from being stored: its key is known or a bound is reached."""
+    row = await pool.fetchrow(QUERIES["known_or_full"], idempotency_digest, complaint.account_id, *_bounds(complaint))
+    return _known_or_full(row, complaint, request_digest)
+
+
+def _bounds(complaint: Complaint) -> tuple[int, int]:
+    of_account = UNMATCHED_COMPLAINTS_MAX if complaint.account_id is None else ACCOUNT_COMPLAINTS_MAX
+    return of_account, ALL_COMPLAINTS_MAX
+
+
+def _known_or_full(row: Any, complaint: Complaint, request_digest: bytes) -> Filed | None:
     if row["known_id"] is not None:
         reused = row["known_digest"] != request_digest
         return Filed(str(row["known_id"]), row["known_received_at"], key_reused=reused)
@@ -217,6 +234,7 @@ def _complaint(row: Any) -> ComplaintRow:
         state=row["state"],
         received_at=row["received_at"],
         report=_report(row),
+        complainant_token=row["complainant_token"],
     )
     if row["decided_at"] is None:
         return ComplaintRow(complaint, None)

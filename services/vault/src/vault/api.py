@@ -64,7 +64,10 @@ if TYPE_CHECKING:
     from vault.withdrawals import Relay
 
 _MEANING = {
-    "seal": "Find or create persons and wrap message keys; for ingestion, purpose `intake`.",
+    "seal": (
+        "Find or create persons and wrap message keys; for ingestion, purpose `intake`, and for enforcement, purpose"
+        " `complaints`, which takes complainants alone."
+    ),
     "open": "Unwrap message keys; for whom the caller table names, with the purpose that it names.",
     "disclose": "Disclose what a provider needs; for routing, purpose `delivery`. The ledger has the row before.",
     "find": "Find persons by address or phone; purpose `data-protection`.",

@@ -11,7 +11,9 @@ from pydantic_settings import SettingsConfigDict
 
 from common.config import ReadableFile, ServiceSettings
 
-Purpose = Literal["intake", "screening", "delivery", "inbox", "review", "case", "legal-basis", "data-protection"]
+Purpose = Literal[
+    "intake", "screening", "delivery", "inbox", "complaints", "review", "case", "legal-basis", "data-protection"
+]  # fmt: skip
 
 
 class VaultSettings(ServiceSettings):

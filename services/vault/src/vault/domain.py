@@ -21,6 +21,7 @@ CALLERS: Mapping[tuple[str, str], frozenset[str | None]] = MappingProxyType(
         ("moderation", "open"): frozenset({"screening", "review"}),
         ("routing", "disclose"): frozenset({"delivery"}),
         ("routing", "read-unsettled"): frozenset({None}),
+        ("enforcement", "seal"): frozenset({"complaints"}),
         ("enforcement", "open"): frozenset({"case"}),
         ("ingestion", "record-basis"): frozenset({"legal-basis"}),
         ("ingestion", "withdraw"): frozenset({"legal-basis"}),
@@ -58,6 +59,7 @@ ITEMS_PER_SECOND: Mapping[str, float] = MappingProxyType(
         "screening": 20_000,
         "delivery": 20_000,
         "inbox": 500,
+        "complaints": 100,
         "review": 50,
         "case": 50,
         "legal-basis": 1000,
@@ -77,6 +79,8 @@ FIELD_PLACES: Mapping[str, int] = MappingProxyType({name: place for place, name 
 RESTRICTED, CHECK_BASES = 1, 8
 FLAG_OF_TOOL: Mapping[str, int] = MappingProxyType({"email": 2, "telephony": 4})
 KINDS = ("recipient", "user", "administrator", "complainant")
+# Purposes that seal persons of some kinds only: who takes complaints cannot touch the people of an account.
+KINDS_OF_PURPOSE: Mapping[str, frozenset[str]] = MappingProxyType({"complaints": frozenset({"complainant"})})
 
 # Countries of the European Economic Area: elsewhere a transfer needs a tool (Art. 44-49 GDPR).
 EEA = frozenset(
@@ -163,6 +167,9 @@ INTEGRITY_FAILED = Refusal(
 )
 NOT_STORABLE = Refusal(
     422, "invalid-field", "item: a text holds a NUL or U+001F, or the account is *", {"field": "item"}
+)
+KIND_OF_ANOTHER_PURPOSE = Refusal(
+    422, "invalid-field", "kind: the purpose of this call is not for persons of this kind", {"field": "kind"}
 )
 TWICE_IN_CALL = Refusal(422, "invalid-field", "message_id: ask for a message once in a call", {"field": "message_id"})
 

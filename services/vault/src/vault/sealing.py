@@ -10,7 +10,15 @@ from common.contracts.vault import SealAnswer, SealCall, SealItem
 from common.ids import new_recipient_token
 from common.kafka.consumer import RetryableError
 from vault import store
-from vault.domain import ACCOUNT_ENDED, FIELD_PLACES, FIELDS, INTEGRITY_FAILED, Refusal
+from vault.domain import (
+    ACCOUNT_ENDED,
+    FIELD_PLACES,
+    FIELDS,
+    INTEGRITY_FAILED,
+    KIND_OF_ANOTHER_PURPOSE,
+    KINDS_OF_PURPOSE,
+    Refusal,
+)
 from vault.errors import item_problem
 from vault.formats import Given, normal_address, read_person
 from vault.keys.blobs import BlobError
@@ -40,7 +48,7 @@ Persons = dict[IdentityKey, Person]
 
 async def seal(call: SealCall, access: Access, pool: Pool, keyring: Keyring) -> list[SealAnswer]:
     """Answer each item with its person's token and the capsule of its message key."""
-    read = [read_person(item) for item in call.items]
+    read = read_persons(call)
     account_ids = {item.account_id for item in call.items}
     for _ in range(2):
         found = await keyring.find_or_create(pool, account_ids)
@@ -52,6 +60,15 @@ async def seal(call: SealCall, access: Access, pool: Pool, keyring: Keyring) -> 
         except asyncpg.CheckViolationError:  # another process has ended the epoch whose key this one still had
             keyring.forget(())
     raise RetryableError("the epoch changed twice while a batch was sealed")
+
+
+def read_persons(call: SealCall) -> list[Given | Refusal]:
+    """Return the person that each item describes, or why it describes none that the purpose is for."""
+    read = [read_person(item) for item in call.items]
+    kinds = KINDS_OF_PURPOSE.get(call.purpose)
+    if kinds is None:
+        return read
+    return [KIND_OF_ANOTHER_PURPOSE if isinstance(one, Given) and one.kind not in kinds else one for one in read]
 
 
 async def ended_accounts(pool: Pool, without_keys: Collection[str]) -> set[str]:

@@ -53,7 +53,7 @@ class SealItem(_Call, frozen=True):
 
 
 class SealCall(_Call, frozen=True):
-    """`POST /v1/seal:batch`, purpose `intake`, by ingestion."""
+    """`POST /v1/seal:batch`, purpose `intake`, by ingestion; purpose `complaints`, for complainants, by enforcement."""
 
     purpose: Name
     items: Annotated[list[SealItem], msgspec.Meta(min_length=1, max_length=ITEMS_MAX)]

@@ -21,7 +21,7 @@ PASSED_ON_PREFIX = "OTEL_"
 # The credentials of a root key in AWS KMS, which boto3 reads by itself.
 PASSED_ON_TO = {"vault": ("AWS_",)}
 STOP_SIGNALS = ((signal.SIGTERM, 30.0),)
-VAULT_CALLERS = ("ingestion", "moderation", "routing")
+VAULT_CALLERS = ("ingestion", "moderation", "routing", "enforcement")
 
 
 def marker(layout: Layout, name: str) -> str:
