@@ -38,10 +38,16 @@ class EmptyPool:
         self.stored = []
 
     async def fetchrow(self, query, *values):
-        if "INSERT INTO complaints" in query:
+        assert "INSERT INTO complaints" in query
+        *_, storing, _ = values
+        if storing:
             self.stored.append(values)
-            return {"stored_id": values[0]}
-        return {"known_id": None, "account_is_full": False, "all_is_full": False}
+        return {
+            "stored_id": values[0] if storing else None,
+            "known_id": None,
+            "account_is_full": False,
+            "all_is_full": False,
+        }
 
 
 class FakeVault:

@@ -344,8 +344,10 @@ def _request_digest(call: ComplaintCall) -> bytes:
 async def _file_by_person(
     bench: Bench, sealer: Sealer, complaint: Complaint, person: Complainant, *, key_digest: bytes | None, digest: bytes
 ) -> Filed:
-    filed = await store.known_or_full(bench.pool, complaint, idempotency_digest=key_digest, request_digest=digest)
-    if filed is not None:
+    filed = await store.insert_complaint(
+        bench.pool, complaint, idempotency_digest=key_digest, request_digest=digest, storing=False
+    )
+    if filed is not None:  # before the vault: what is known or refused makes no person there
         return _accepted(complaint, filed)
     token = await seal_complainant(sealer, complaint.id, person)
     return await _file(bench, replace(complaint, complainant_token=token), key_digest, digest)

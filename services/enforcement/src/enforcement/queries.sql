@@ -1,5 +1,6 @@
 -- name: insert_complaint
--- Stores a complaint unless its idempotency key is known or a bound is reached; tells which of these was the case.
+-- Stores a complaint unless its idempotency key is known or a bound is reached; tells which of these was the case. With
+-- the last but one parameter false it only tells.
 WITH known AS (
     SELECT id, request_digest, received_at FROM complaints WHERE idempotency_digest = $7::bytea
 ), of_account AS (
@@ -15,9 +16,9 @@ WITH known AS (
     INSERT INTO complaints
         (id, account_id, clause, category, origin, message_id, idempotency_digest, request_digest, received_at,
         complainant_token)
-    SELECT $1::uuid, $2, $3::text, $4::text, $5::text, $6::uuid, $7, $8::bytea, $9::timestamptz, $17::text
+    SELECT $1::uuid, $2, $3::text, $4::text, $5::text, $6::uuid, $7, $8::bytea, $9::timestamptz, $18::text
     FROM of_account, of_all
-    WHERE NOT EXISTS (SELECT FROM known) AND of_account.n < $10 AND of_all.n < $11
+    WHERE $17::boolean AND NOT EXISTS (SELECT FROM known) AND of_account.n < $10 AND of_all.n < $11
     ON CONFLICT (idempotency_digest) DO NOTHING
     RETURNING id
 ), report AS (
@@ -32,28 +33,6 @@ SELECT
     (SELECT received_at FROM known) AS known_received_at,
     (SELECT n FROM of_account) >= $10 AS account_is_full,
     (SELECT n FROM of_all) >= $11 AS all_is_full
-
--- name: known_or_full
--- What keeps insert_complaint from storing. Asked before the vault, so that a complaint which is known or refused makes
--- no person there.
-WITH known AS (
-    SELECT id, request_digest, received_at FROM complaints WHERE idempotency_digest = $1::bytea
-), of_account AS (
-    SELECT count(*) AS n
-    FROM (
-        SELECT 1 FROM complaints
-        WHERE state = 'received' AND (account_id = $2::text OR ($2::text IS NULL AND account_id IS NULL))
-        LIMIT $3::int
-    ) AS waiting
-), of_all AS (
-    SELECT count(*) AS n FROM (SELECT 1 FROM complaints WHERE state = 'received' LIMIT $4::int) AS waiting
-)
-SELECT
-    (SELECT id FROM known) AS known_id,
-    (SELECT request_digest FROM known) AS known_digest,
-    (SELECT received_at FROM known) AS known_received_at,
-    (SELECT n FROM of_account) >= $3 AS account_is_full,
-    (SELECT n FROM of_all) >= $4 AS all_is_full
 
 -- name: list_complaints
 -- One page, oldest first, with what feedback reports said; each filter may be null.

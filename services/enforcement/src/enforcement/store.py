@@ -43,9 +43,12 @@ class ComplaintRow:
 
 
 async def insert_complaint(
-    pool: Pool, complaint: Complaint, *, idempotency_digest: bytes | None, request_digest: bytes
+    pool: Pool, complaint: Complaint, *, idempotency_digest: bytes | None, request_digest: bytes, storing: bool = True
 ) -> Filed | None:
-    """Store a complaint; None when the same key is being stored by another request right now (ask again)."""
+    """Store a complaint; None when the same key is being stored by another request right now (ask again).
+
+    Not `storing` it only tells what keeps the complaint from being stored; None when nothing does.
+    """
     row = await pool.fetchrow(
         QUERIES["insert_complaint"],
         complaint.id,
@@ -57,29 +60,14 @@ async def insert_complaint(
         idempotency_digest,
         request_digest,
         complaint.received_at,
-        *_bounds(complaint),
+        UNMATCHED_COMPLAINTS_MAX if complaint.account_id is None else ACCOUNT_COMPLAINTS_MAX,
+        ALL_COMPLAINTS_MAX,
         *_report_columns(complaint.report),
+        storing,
         complaint.complainant_token,
     )
     if row["stored_id"] is not None:
         return Filed(complaint.id, complaint.received_at)
-    return _known_or_full(row, complaint, request_digest)
-
-
-async def known_or_full(
-    pool: Pool, complaint: Complaint, *, idempotency_digest: bytes | None, request_digest: bytes
-) -> Filed | None:
-    """Return what would keep a complaint from being stored: its key is known or a bound is reached."""
-    row = await pool.fetchrow(QUERIES["known_or_full"], idempotency_digest, complaint.account_id, *_bounds(complaint))
-    return _known_or_full(row, complaint, request_digest)
-
-
-def _bounds(complaint: Complaint) -> tuple[int, int]:
-    of_account = UNMATCHED_COMPLAINTS_MAX if complaint.account_id is None else ACCOUNT_COMPLAINTS_MAX
-    return of_account, ALL_COMPLAINTS_MAX
-
-
-def _known_or_full(row: Any, complaint: Complaint, request_digest: bytes) -> Filed | None:
     if row["known_id"] is not None:
         reused = row["known_digest"] != request_digest
         return Filed(str(row["known_id"]), row["known_received_at"], key_reused=reused)
