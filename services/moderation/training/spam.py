@@ -13,7 +13,7 @@ from scipy import sparse
 
 from moderation.models.heads import HEADS
 from moderation.models.linear import LinearModel
-from moderation.models.spam import CHARACTER_BITS, LETTERS, SHORT, WORD_BITS, columns_of, hasher, present
+from moderation.models.spam import CHARACTER_BITS, LETTERS, SHORT, WORD_BITS, apart, columns_of, hasher, present
 from training import linear
 from training.calibrate import line
 from training.corpus import is_clean, read_rows
@@ -24,7 +24,7 @@ from training.tier1 import SOCIAL
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from numpy.typing import NDArray
+    from moderation.models.features import Hasher
 
 PULL = 3e-6
 WEIGHTS = {"tg_spam": 0.5, "youtube_spam": 0.5, "clinc150": 0.3, "banking77": 0.3, "synthetic": 0.15}
@@ -77,17 +77,17 @@ def main() -> None:
 def matrix(texts: Sequence[str]) -> sparse.csr_matrix:
     """Return [texts, rows]: which features occur, over the root of how many of their kind do."""
     reader = hasher()
-    parts = [_lines(present(reader, texts[begin : begin + _BATCH])) for begin in range(0, len(texts), _BATCH)]
-    counts = [min(_BATCH, len(texts) - begin) for begin in range(0, len(texts), _BATCH)]
-    return sparse.vstack([part[:count] for part, count in zip(parts, counts, strict=True)]).tocsr()
+    return sparse.vstack(
+        [_part(reader, texts[begin : begin + _BATCH]) for begin in range(0, len(texts), _BATCH)]
+    ).tocsr()
 
 
-def _lines(kinds: tuple[NDArray[np.int64], NDArray[np.int64]]) -> sparse.csr_matrix:
+def _part(reader: Hasher, texts: Sequence[str]) -> sparse.csr_matrix:
     tables = []
-    for keys, bits in zip(kinds, (WORD_BITS, CHARACTER_BITS), strict=True):
-        text, row = keys >> 32, keys & ((1 << 32) - 1)
-        value = (1 / np.sqrt(np.maximum(np.bincount(text, minlength=_BATCH), 1)))[text].astype(np.float32)
-        tables.append(sparse.csr_matrix((value, (text, row)), (_BATCH, 1 << bits)))
+    for keys, bits in zip(present(reader, texts), (WORD_BITS, CHARACTER_BITS), strict=True):
+        text, row = apart(keys)
+        value = (1 / np.sqrt(np.maximum(np.bincount(text, minlength=len(texts)), 1)))[text].astype(np.float32)
+        tables.append(sparse.csr_matrix((value, (text, row)), (len(texts), 1 << bits)))
     return sparse.hstack(tables).tocsr()
 
 

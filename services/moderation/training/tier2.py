@@ -53,7 +53,7 @@ def main() -> None:
     linear = LinearModel.load(given.weights / "linear.npz").logits(texts)
     columns, need = linear[:, : len(HEADS)], linear[:, len(HEADS)]
     manifest = json.loads((given.weights / "manifest.json").read_text(encoding="utf-8"))
-    spam = SpamFigures.model_validate_json(json.dumps(manifest["spam"]))
+    spam = SpamFigures.model_validate(manifest["spam"])
     with_spam(SpamModel.load(given.weights / "spam.npz", spam), columns, texts)
     second = Encoder.load(given.weights, TOKENS_MAX).logits(texts)
     flat = [FLATTENED.get(head, 1.0) for head in HEADS]

@@ -53,7 +53,7 @@ class SpamModel:
         column = columns_of(texts)
         found = self._bias[column].astype(np.float64)
         for table, keys in zip((self._words, self._runs), present(self._hasher, texts), strict=True):
-            text, row = keys >> _TEXT_SHIFT, keys & ((1 << _TEXT_SHIFT) - 1)
+            text, row = apart(keys)
             sums = np.bincount(text, table[row, column[text]], len(texts))
             found += sums * self._scale[column] / np.sqrt(np.maximum(np.bincount(text, minlength=len(texts)), 1))
         mixed: NDArray[np.float64] = found * self._own[column] + linear * self._linear[column] + self._offset[column]
@@ -82,6 +82,11 @@ def present(hasher: Hasher, texts: Sequence[str]) -> tuple[NDArray[np.int64], ND
         runs.append(_owned(read.runs, read.run_spans, owned))
         first += len(some)
     return _once(words), _once(runs)
+
+
+def apart(keys: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the number of the text and the row of each key of `present`."""
+    return keys >> _TEXT_SHIFT, keys & ((1 << _TEXT_SHIFT) - 1)
 
 
 def _once(keys: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
