@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
@@ -14,7 +15,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, Topi
 from common.kafka.topics import load_registry
 from waystation.errors import CommandError
 from waystation.operator import ServiceClient
-from waystation.stack import checkout_folder
+from waystation.stack import Stack, checkout_folder
 from waystation.stack.kafka import client_options
 
 PATIENCE_SECONDS = 60.0
@@ -36,6 +37,19 @@ class Place(NamedTuple):
     topic: str
     partition: int
     offset: int
+
+
+@contextmanager
+def stack_of_its_own(folder, *services):
+    """Kafka, PostgreSQL and some services for one file of tests, taken down with all data at the end."""
+    running = Stack.open(folder / "home")
+    try:
+        running.up_infra()
+        for service in services:
+            running.start_service(service)
+        yield running
+    finally:
+        running.down(wipe=True)
 
 
 def wait_for(question, what, seconds=PATIENCE_SECONDS):

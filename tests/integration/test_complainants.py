@@ -8,11 +8,10 @@ import json
 import httpx
 import pytest
 from canary_search import Search, rows
-from on_the_road import run_command
+from on_the_road import run_command, stack_of_its_own
 
 from common.ids import new_id
 from common.security.tokens import TokenIssuer
-from waystation.stack import Stack
 from waystation.stack.credentials import SUPERUSER
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
@@ -24,14 +23,8 @@ OWN_ACCOUNT = "complainants"
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory):
-    running = Stack.open(tmp_path_factory.mktemp("complainants") / "home")
-    try:
-        running.up_infra()
-        running.start_service("vault")
-        running.start_service("enforcement")
+    with stack_of_its_own(tmp_path_factory.mktemp("complainants"), "vault", "enforcement") as running:
         yield running
-    finally:
-        running.down(wipe=True)
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ import sys
 
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
+from on_the_road import stack_of_its_own
 
 from common.kafka.topics import dlq_name
-from waystation.stack import Stack
 from waystation.stack.kafka import client_options
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
@@ -22,12 +22,8 @@ TOPIC = dlq_name(SOURCE, GROUP)
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory):
-    running = Stack.open(tmp_path_factory.mktemp("letters") / "home")
-    try:
-        running.up_infra()
+    with stack_of_its_own(tmp_path_factory.mktemp("letters")) as running:
         yield running
-    finally:
-        running.down(wipe=True)
 
 
 def options(stack, principal):

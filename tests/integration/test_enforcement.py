@@ -17,6 +17,7 @@ import asyncpg
 import httpx
 import pytest
 from confluent_kafka import Consumer, KafkaError, TopicPartition
+from on_the_road import stack_of_its_own
 
 from common.events import StandingChanged, decode
 from common.ids import new_id
@@ -28,7 +29,6 @@ from enforcement.decisions import Bench
 from enforcement.publishing import LatestStandings, standing_record
 from waystation.errors import CommandError
 from waystation.operator import ServiceClient
-from waystation.stack import Stack
 from waystation.stack.kafka import client_options
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
@@ -39,13 +39,8 @@ SWEPT_SECONDS_MAX = 20.0
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory):
-    running = Stack.open(tmp_path_factory.mktemp("enforcement") / "home")
-    try:
-        running.up_infra()
-        running.start_service("enforcement")
+    with stack_of_its_own(tmp_path_factory.mktemp("enforcement"), "enforcement") as running:
         yield running
-    finally:
-        running.down(wipe=True)
 
 
 @pytest.fixture(scope="module")

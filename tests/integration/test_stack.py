@@ -16,6 +16,7 @@ import psutil
 import pytest
 from confluent_kafka import KafkaException, Producer
 from confluent_kafka.admin import NewTopic
+from on_the_road import stack_of_its_own
 
 from common.postgres.migrations import MigrationError, migrate
 from waystation.errors import CommandError
@@ -31,12 +32,8 @@ of_processes = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory):
     """One running infrastructure for the tests of this file; each leaves it running."""
-    running = Stack.open(tmp_path_factory.mktemp("stack") / "home")
-    try:
-        running.up_infra()
+    with stack_of_its_own(tmp_path_factory.mktemp("stack")) as running:
         yield running
-    finally:
-        running.down(wipe=True)
 
 
 def processes_of(home):
