@@ -39,23 +39,30 @@ COPIES: Mapping[str, Mapping[str, Mapping[str, str]]] = {
 
 
 def measure_growth(
-    stack: Stack, sizes: Sequence[int], present: int, spent: Callable[[], Mapping[str, float]]
+    stack: Stack, sizes: Sequence[int], after_a_round: Callable[[], int], spent: Callable[[], Mapping[str, float]]
 ) -> list[Measure]:
-    """Return what a thousand messages cost each process at each size, and by how much the largest is dearer."""
+    """Return what a thousand messages cost each process at each size, and by how much the largest is dearer.
+
+    `after_a_round` tells how many messages the road will have carried after one more round of `spent`: fewer rows than
+    that there cannot be, whatever the size asked for.
+    """
     measures: list[Measure] = []
-    costs: list[Mapping[str, float]] = []
+    costs: dict[int, Mapping[str, float]] = {}
+    filled = 0
     for size in sorted(sizes):
-        asyncio.run(_fill(stack, max(0, size - present)))
-        present = max(size, present)
+        missing = max(0, size - filled - after_a_round())
+        asyncio.run(_fill(stack, missing))
+        filled += missing
+        rows = filled + after_a_round()
         time.sleep(2.0)
         spent()
-        cost = spent()
-        costs.append(cost)
-        measures += [Measure(f"cpu {name} at {size:,} rows", cost[name], "ms per 1,000 messages") for name in STAGES]
+        costs[rows] = cost = spent()
+        measures += [Measure(f"cpu {name} at {rows:,} rows", cost[name], "ms per 1,000 messages") for name in STAGES]
     if len(costs) > 1:
+        least, most = min(costs), max(costs)
         for name in STAGES:
-            grown = (costs[-1][name] / costs[0][name] - 1) * 100
-            measures.append(Measure(f"growth {name}", grown, "%", 10, "<=", f"{min(sizes):,} to {max(sizes):,} rows"))
+            grown = (costs[most][name] / costs[least][name] - 1) * 100
+            measures.append(Measure(f"growth {name}", grown, "%", 10, "<=", f"{least:,} to {most:,} rows"))
     return measures
 
 

@@ -263,7 +263,7 @@ def growth(bench: Bench, sizes: list[int]) -> list[Measure]:
         after = bench.processes()
         return {name: (after[name][0] - before[name][0]) / bench.messages * 1e6 for name in before}
 
-    return measure_growth(bench.stack, sizes, bench.sent, spent)
+    return measure_growth(bench.stack, sizes, lambda: bench.sent + bench.messages, spent)
 
 
 def overload(bench: Bench, seconds: int) -> list[Measure]:
