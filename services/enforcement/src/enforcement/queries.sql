@@ -1,6 +1,6 @@
 -- name: insert_complaint
--- Stores a complaint unless its idempotency key is known or a bound is reached; tells which of these was the case. With
--- the last but one parameter false it only tells.
+-- Stores a complaint unless its idempotency key is known or a bound is reached; tells which of these was the case.
+-- With $17 false it only tells.
 WITH known AS (
     SELECT id, request_digest, received_at FROM complaints WHERE idempotency_digest = $7::bytea
 ), of_account AS (
