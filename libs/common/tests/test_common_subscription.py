@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -47,8 +48,16 @@ class Ends(FakeConsumer):
     def __init__(self, ends, positions):
         super().__init__(*ends)
         self.end, self.positions = ends, positions
+        self.told, self.told_at, self.questions = {}, {}, 0
+
+    def last_poll_timestamp(self, place):
+        return self.told_at.get(place.partition)
+
+    def highwater(self, place):
+        return self.told.get(place.partition)
 
     async def end_offsets(self, places):
+        self.questions += 1
         return {place: self.end[place.partition] for place in places}
 
     async def position(self, place):
@@ -180,6 +189,17 @@ async def test_lag_counts_from_what_was_handled_else_from_where_reading_began():
     consumer.places.clear()
     assert await subject.lag() == 0
     assert subject.health.behind_since is None
+
+
+async def test_lag_is_what_fetches_told_lately_and_else_kafka_is_asked():
+    consumer = Ends({0: 10, 1: 20}, {0: 8, 1: 17})
+    subject = subscription(consumer, Remembering())
+    consumer.told, consumer.told_at = {0: 9, 1: 18}, {0: int(time.time() * 1000)}
+    assert (await subject.lag(), consumer.questions) == (5, 1), "nothing was told of partition 1"
+    consumer.told_at[1] = int(time.time() * 1000)
+    assert (await subject.lag(), consumer.questions) == (2, 1)
+    consumer.told_at[0] -= 5000
+    assert (await subject.lag(), consumer.questions) == (5, 2), "what a fetch told five seconds ago may be over"
 
 
 @pytest.mark.parametrize(("failures", "seconds"), [(1, 0.25), (2, 0.5), (3, 1.0), (6, 5.0), (100_000, 5.0)])
