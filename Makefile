@@ -97,7 +97,7 @@ demo: install ## watch messages go down the whole road
 demo-vault: install ## watch a person be erased: who received what about her, and a kept copy that opens no more
 	$(BIN)/waystation demo-vault
 
-bench: install ## how much the road carries; PEER=postfix compares with a relay
+bench: install ## how much the road carries; PEER=postfix,haraka compares with relays
 	$(BIN)/python bench/road.py
 
 bench-overload: install ## ten minutes of more than the road carries

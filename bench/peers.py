@@ -1,7 +1,8 @@
-"""What stands beside or behind the road in its bench: Postfix's smtp-sink, and a Postfix relay to compare with.
+"""What stands beside or behind the road in its bench: Postfix's smtp-sink, and relays to compare with.
 
-Postfix runs as an instance of its own in a scratch folder, on loopback, without logging, with connections kept on both
-sides; it needs root, as Postfix does.
+A relay queues each mail on disk before it answers, and hands it over to the sink. Each runs as an instance of its own
+in a scratch folder, on loopback, with nothing but errors in its log. Postfix keeps connections on both sides and needs
+root, as Postfix does. Haraka (`npm install Haraka`, here or with `--global`) runs a process for each processor.
 """
 
 from __future__ import annotations
@@ -14,12 +15,10 @@ import socket
 import subprocess
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from pathlib import Path
+from typing import Self
 
 import psutil
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 PATHS = "/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin"
 START_SECONDS = 20.0
@@ -87,13 +86,61 @@ class Relayed:
     cpu_ms: float
 
 
-class Postfix:
-    """A Postfix relay of its own."""
+class Relay:
+    """A relay between smtp-source and smtp-sink."""
+
+    NAME = ""
+    NOTE = ""
 
     def __init__(self, scratch: Path, sink_port: int) -> None:
-        self._folder = scratch / "postfix"
+        self._folder = scratch / self.NAME.lower()
         self._port = free_port()
         self._sink_port = sink_port
+
+    def __enter__(self) -> Self:
+        raise NotImplementedError
+
+    def __exit__(self, *_: object) -> None:
+        raise NotImplementedError
+
+    def _pid(self) -> int:
+        """Return the process whose children do the work."""
+        raise NotImplementedError
+
+    def relay(self, mails: int, sink: Sink) -> Relayed:
+        """Send that many 2 KB mails through it."""
+        source = program("smtp-source")
+        assert source is not None, "smtp-source is not installed"
+        before, cpu_before, started = sink.count(), self._cpu_seconds(), time.monotonic()
+        subprocess.run(
+            [
+                *(source, "-d", "-s", str(SESSIONS), "-l", str(MAIL_BYTES), "-m", str(mails)),
+                *("-f", "orders@blumen-winter.example", "-t", "kunde@kunden.example", f"127.0.0.1:{self._port}"),
+            ],
+            check=True,
+            timeout=REST_SECONDS,
+        )
+        if not sink.wait_for(before + mails):
+            raise RuntimeError(f"{self.NAME} did not deliver every mail")
+        seconds = time.monotonic() - started
+        return Relayed(mails / seconds, (self._cpu_seconds() - cpu_before) / mails * 1e6)
+
+    def _cpu_seconds(self) -> float:
+        master = psutil.Process(self._pid())
+        own = master.cpu_times()
+        seconds = own.user + own.system + own.children_user + own.children_system
+        for child in master.children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                times = child.cpu_times()
+                seconds += times.user + times.system
+        return float(seconds)
+
+
+class Postfix(Relay):
+    """A Postfix relay of its own."""
+
+    NAME = "Postfix"
+    NOTE = f"{SESSIONS} sessions, connections kept, no log"
 
     def __enter__(self) -> Self:
         (self._folder / "queue").mkdir(parents=True)
@@ -113,34 +160,8 @@ class Postfix:
     def __exit__(self, *_: object) -> None:
         self._run("stop")
 
-    def relay(self, mails: int, sink: Sink) -> Relayed:
-        """Send that many 2 KB mails through it."""
-        source = program("smtp-source")
-        assert source is not None, "smtp-source is not installed"
-        before, cpu_before, started = sink.count(), self._cpu_seconds(), time.monotonic()
-        subprocess.run(
-            [
-                *(source, "-d", "-s", str(SESSIONS), "-l", str(MAIL_BYTES), "-m", str(mails)),
-                *("-f", "orders@blumen-winter.example", "-t", "kunde@kunden.example", f"127.0.0.1:{self._port}"),
-            ],
-            check=True,
-            timeout=REST_SECONDS,
-        )
-        if not sink.wait_for(before + mails):
-            raise RuntimeError("the Postfix relay did not deliver every mail")
-        seconds = time.monotonic() - started
-        return Relayed(mails / seconds, (self._cpu_seconds() - cpu_before) / mails * 1e6)
-
-    def _cpu_seconds(self) -> float:
-        pid = int((self._folder / "queue" / "pid" / "master.pid").read_text().strip())
-        master = psutil.Process(pid)
-        own = master.cpu_times()
-        seconds = own.user + own.system + own.children_user + own.children_system
-        for child in master.children(recursive=True):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                times = child.cpu_times()
-                seconds += times.user + times.system
-        return float(seconds)
+    def _pid(self) -> int:
+        return int((self._folder / "queue" / "pid" / "master.pid").read_text().strip())
 
     def _run(self, action: str) -> None:
         executable = program("postfix")
@@ -194,6 +215,50 @@ local unix - n n - - local
 anvil unix - - n - 1 anvil
 scache unix - - n - 1 scache
 """
+
+
+class Haraka(Relay):
+    """A Haraka relay of its own."""
+
+    NAME = "Haraka"
+    NOTE = "a process for each processor, its queue of outgoing mail"
+    PROGRAM = Path(__file__).parents[1] / "node_modules" / ".bin" / "haraka"
+
+    _process: subprocess.Popen[bytes]
+
+    def __enter__(self) -> Self:
+        executable = program("haraka") or (str(self.PROGRAM) if self.PROGRAM.exists() else None)
+        if executable is None:
+            raise SystemExit("PEER=haraka needs Haraka: npm install --no-save Haraka")
+        subprocess.run([executable, "-i", str(self._folder)], check=True, capture_output=True, timeout=60)
+        for name, text in self._configuration().items():
+            (self._folder / "config" / name).write_text(text, "utf-8")
+        with (self._folder / "log").open("wb") as log:
+            self._process = subprocess.Popen([executable, "-c", str(self._folder)], stdout=log, stderr=log)
+        wait_for_port(self._port)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        self._process.wait(REST_SECONDS)
+
+    def _pid(self) -> int:
+        return self._process.pid
+
+    def _configuration(self) -> dict[str, str]:
+        return {
+            "me": "relay.bench.example\n",
+            "log.ini": "[main]\nlevel=error\n",
+            "smtp.ini": f"listen=127.0.0.1:{self._port}\nnodes=cpus\n",
+            "outbound.ini": f"concurrency_max={SESSIONS}\nenable_tls=false\n",
+            "plugins": "relay\n",
+            "relay.ini": "[relay]\nacl=true\nforce_routing=true\n",
+            "relay_acl_allow": "127.0.0.1/32\n",
+            "relay_dest_domains.ini": f'[domains]\nany={{"nexthop":"127.0.0.1:{self._sink_port}"}}\n',
+        }
+
+
+RELAYS = {relay.NAME.lower(): relay for relay in (Postfix, Haraka)}
 
 
 def free_port() -> int:

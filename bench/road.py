@@ -4,7 +4,7 @@
     python bench/road.py --only overload --overload-seconds 600
 
 Everything runs on this machine: load, door, road, Kafka, PostgreSQL and the SMTP laboratory, or Postfix's smtp-sink, as
-the provider. PEER=postfix sends mails of the same size through a Postfix relay in the same run. The wall rate of a
+the provider. PEER=postfix,haraka sends mails of the same size through those relays in the same run. The wall rate of a
 shared machine is noisy; CPU per message is the steadier figure. Loss and duplicates are counted from the laboratory's
 record. Kafka runs with both of Java's compilers, as brokers that stay do, and is warmed before anything is measured.
 """
@@ -26,7 +26,7 @@ import psutil
 import uvloop
 from growth import measure_growth
 from load import Answers, batch_bodies, send_batches, send_singles, send_steadily, single_bodies
-from peers import Postfix, Sink, program
+from peers import RELAYS, Sink, program
 from report import RESULTS, Measure, publish
 
 from waystation.rehearsal import Account, Rehearsal, items
@@ -111,6 +111,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=RESULTS / "road.json")
     arguments = parser.parse_args()
     arguments.only = arguments.only.split(",")
+    if unknown := set(filter(None, os.environ.get("PEER", "").split(","))) - set(RELAYS):
+        parser.error(f"PEER knows {', '.join(RELAYS)}, not {', '.join(sorted(unknown))}")
     if unknown := set(arguments.only) - set(PARTS):
         parser.error(f"--only knows {', '.join(PARTS)}, not {', '.join(sorted(unknown))}")
     return arguments
@@ -210,22 +212,23 @@ def steady(bench: Bench, per_second: int) -> list[Measure]:
 
 
 def peers(bench: Bench, scratch: Path) -> list[Measure]:
-    """The same batches to smtp-sink, and, with PEER=postfix, mails of that size through a Postfix relay beside it."""
+    """The same batches to smtp-sink, and mails of that size through the relays that PEER names."""
     if program("smtp-sink") is None:
         return []
     bench.rehearsal.stop_laboratory()
     try:
         with Sink(bench.stack.port("smtp"), scratch) as sink:
             measures = to_sink(bench, sink)
-            if os.environ.get("PEER") == "postfix":
-                with Postfix(scratch, bench.stack.port("smtp")) as relay:
+            delivered = measures[0].value
+            for name in filter(None, os.environ.get("PEER", "").split(",")):
+                with RELAYS[name](scratch, bench.stack.port("smtp")) as relay:
                     relay.relay(bench.messages // 10, sink)
                     relayed = relay.relay(bench.messages // 4, sink)
-                ratio = measures[0].value / relayed.per_second
+                goal = 2.2 if name == "postfix" else None
                 measures += [
-                    Measure("Postfix relay", relayed.per_second, "1/s", note="20 sessions, connections kept, no log"),
-                    Measure("ratio to Postfix", ratio, "times", 2.2, ">="),
-                    Measure("cpu Postfix", relayed.cpu_ms, CPU_UNIT, note="without its source and sink"),
+                    Measure(f"{relay.NAME} relay", relayed.per_second, "1/s", note=relay.NOTE),
+                    Measure(f"ratio to {relay.NAME}", delivered / relayed.per_second, "times", goal, ">="),
+                    Measure(f"cpu {relay.NAME}", relayed.cpu_ms, CPU_UNIT, note="without its source and sink"),
                 ]
             return measures
     finally:
