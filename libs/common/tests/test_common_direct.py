@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import gc
+from weakref import WeakSet
+
 import httpx
 import pytest
 from fastapi import APIRouter, FastAPI
@@ -91,3 +94,34 @@ async def test_another_method_is_refused_as_ever(caller):
 
 def test_a_direct_route_is_described():
     assert application([]).openapi()["paths"]["/v1/things"]["post"]["responses"]["201"]
+
+
+async def test_what_a_refused_request_brought_is_freed_with_its_answer():
+    bodies = WeakSet()
+    app = serve_directly(FastAPI())
+    install_problem_handlers(app)
+    router = APIRouter()
+
+    @router.post("/things")
+    async def post_thing(request: Request) -> Response:
+        body = Body(await request.body())
+        bodies.add(body)
+        if refusal := Problem(503, "busy", f"{len(body.content)} bytes have to come back"):
+            raise refusal
+        return Response()
+
+    include(app, router)
+    gc.disable()
+    try:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://door") as client:
+            assert (await client.post("/things", content=b"one")).status_code == 503
+        assert not bodies, "the frame of a refusal keeps it"
+    finally:
+        gc.enable()
+
+
+class Body:
+    """A body that can be watched."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content

@@ -64,4 +64,6 @@ class Direct:
                 raise
             handler = cast("Callable[[Request, Exception], Awaitable[Response]]", self._handlers[kind])
             response = await handler(request, error)
+            # Frames that hold the error by a name would keep it, themselves and the body until cycles are collected.
+            error.__traceback__ = None
         await response(scope, receive, send)

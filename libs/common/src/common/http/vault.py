@@ -86,7 +86,7 @@ class VaultClient:
             )
         except httpx.TransportError as error:
             raise VaultUnavailableError(f"{path}: {type(error).__name__}") from error
-        return msgspec.json.decode(_checked(path, response), type=UnsettledAnswers).items
+        return msgspec.json.decode(_content(path, response), type=UnsettledAnswers).items
 
     async def _post(self, path: str, call: msgspec.Struct, answers: type[T]) -> T:
         headers = {"content-type": "application/json", **self._issuer.headers(AUDIENCE)}
@@ -103,10 +103,16 @@ class VaultClient:
         finally:
             self._durations.record(time.monotonic() - started, "POST", path, status)
             end_all(spans, None if status == "200" else status)
-        return msgspec.json.decode(_checked(path, response), type=answers)
+        return msgspec.json.decode(_content(path, response), type=answers)
 
 
-def _checked(path: str, response: httpx.Response) -> bytes:
+def _content(path: str, response: httpx.Response) -> bytes:
+    """Return the body of an answer that is one.
+
+    httpx's stream and its response refer to each other: together they would keep both bodies, megabytes, until the
+    collector of cycles comes, which counts objects and not bytes.
+    """
+    del response.stream
     if response.status_code in _FORBIDDEN:
         raise VaultRefusedError(f"{path}: {response.status_code}; check the identity keys of this deployment")
     if response.status_code != httpx.codes.OK:
