@@ -30,6 +30,7 @@ from peers import RELAYS, Sink, program
 from report import RESULTS, Measure, publish
 
 from waystation.rehearsal import Account, Rehearsal, items
+from waystation.stack.layout import HOST
 from waystation.stack.stack import Stack
 
 if TYPE_CHECKING:
@@ -73,9 +74,15 @@ class Bench:
 
     def processes(self, **others: int) -> Usage:
         """Return what each process has used so far; a server's children count with it."""
-        pids = {one.name.removesuffix("-1"): one.pid for one in self.stack.status() if one.pid is not None}
-        pids |= {"load": os.getpid(), **others}
+        pids = {**self._pids(), "load": os.getpid(), **others}
         return {name: usage(pid, children=name == "postgres") for name, pid in pids.items()}
+
+    def pid(self, name: str) -> int:
+        """Return the process of a service or server."""
+        return self._pids()[name]
+
+    def _pids(self) -> dict[str, int]:
+        return {one.name.removesuffix("-1"): one.pid for one in self.stack.status() if one.pid is not None}
 
     def at_rest(self) -> Counter[str]:
         """Wait until everything that was sent has come to rest; return the states of all deliveries."""
@@ -256,15 +263,21 @@ def to_sink(bench: Bench, sink: Sink) -> list[Measure]:
 def growth(bench: Bench, sizes: list[int]) -> list[Measure]:
     """What a message costs each process when the tables already hold that many messages."""
 
-    def spent() -> Mapping[str, float]:
-        target = bench.rehearsal.recorded_count() + bench.messages
-        load = batch_bodies(bench.items(f"grown{bench.sent}x", bench.messages), BATCH)
-        before = bench.processes()
-        uvloop.run(send_batches(bench.url, bench.account, load, BATCH_CONNECTIONS))
-        wait_for_mails(bench.rehearsal, target)
+    def spent(seconds: float) -> Mapping[str, float]:
+        postgres = bench.pid("postgres")
+        before, connected, began, rounds = bench.processes(), connections(postgres), time.monotonic(), 0
+        while rounds == 0 or time.monotonic() < began + seconds:
+            target = bench.rehearsal.recorded_count() + bench.messages
+            load = batch_bodies(bench.items(f"grown{bench.sent}x", bench.messages), BATCH)
+            uvloop.run(send_batches(bench.url, bench.account, load, BATCH_CONNECTIONS))
+            wait_for_mails(bench.rehearsal, target)
+            rounds += 1
         time.sleep(SETTLE_SECONDS)
         after = bench.processes()
-        return {name: (after[name][0] - before[name][0]) / bench.messages * 1e6 for name in before}
+        used = {name: after[name][0] - before[name][0] for name in before}
+        served = sum(cpu - connected.get(pid, 0.0) for pid, cpu in connections(postgres).items())
+        used |= {"postgres, connections": served, "postgres, upkeep": used["postgres"] - served}
+        return {name: cpu / rounds / bench.messages * 1e6 for name, cpu in used.items()}
 
     return measure_growth(bench.stack, sizes, lambda: bench.sent + bench.messages, spent)
 
@@ -364,6 +377,19 @@ def usage(pid: int, *, children: bool) -> tuple[float, int]:
         seconds += spent.user + spent.system
         resident += max(0, memory.rss - memory.shared)
     return seconds, resident
+
+
+def connections(pid: int) -> dict[int, float]:
+    """Return the CPU seconds of each process of PostgreSQL that serves a connection; what the others do is upkeep."""
+    seconds = {}
+    for member in psutil.Process(pid).children():
+        try:
+            title, spent = " ".join(member.cmdline()), member.cpu_times()
+        except psutil.NoSuchProcess:
+            continue
+        if f" {HOST}(" in title:
+            seconds[member.pid] = spent.user + spent.system
+    return seconds
 
 
 if __name__ == "__main__":

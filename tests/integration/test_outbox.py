@@ -13,7 +13,7 @@ from kafka_numbers import numbers
 from common.kafka.publisher import Publisher, PublishError
 from common.kafka.records import Record
 from common.outbox import OutboxRelay, StoredRecord, outbox_columns
-from common.outbox.relay import ORPHAN_SECONDS
+from common.outbox.relay import ORPHAN_SECONDS, VACUUM_ROWS
 from common.postgres.pool import connect_pool
 
 pytestmark = pytest.mark.integration
@@ -182,6 +182,26 @@ async def test_two_relays_on_one_table_lose_nothing(pool, publisher, relays, fre
     assert sorted(set(found(await read_topic(topic)))) == list(range(2100))
 
 
+async def test_the_room_of_deleted_rows_is_filled_again(pool, publisher, relays, fresh_topic):
+    topic, relay = fresh_topic(), relays(publisher)
+    sizes = []
+    for start in range(0, 4 * VACUUM_ROWS, VACUUM_ROWS):
+        relay.committed(await store(pool, numbers(topic, range(start, start + VACUUM_ROWS))))
+        await until_empty(pool)
+        sizes.append(await pool.fetchval("SELECT pg_table_size('outbox')"))
+    assert sizes[-1] < 2.5 * sizes[0]
+
+
+async def test_a_vacuum_that_fails_keeps_nothing_from_kafka(pool, publisher, relays, fresh_topic, monkeypatch, caplog):
+    monkeypatch.setattr("common.outbox.relay.VACUUM_ROWS", 1)
+    monkeypatch.setattr("common.outbox.relay._VACUUM", "VACUUM no_such_table")
+    topic, relay = fresh_topic(), relays(publisher)
+    for start in range(0, 30, 10):
+        relay.committed(await store(pool, numbers(topic, range(start, start + 10))))
+        await until_empty(pool)
+    assert "the outbox was not vacuumed: UndefinedTableError" in caplog.text
+
+
 async def test_stopping_publishes_what_is_in_memory(pool, publisher, fresh_topic, read_topic):
     topic = fresh_topic()
     relay = OutboxRelay(pool, publisher)
@@ -220,7 +240,7 @@ async def test_while_kafka_is_down_rows_stay_and_go_out_afterwards(
     assert sorted(set(found(await read_topic(topic)))) == list(range(250))
 
 
-@pytest.mark.parametrize("service", ["ingestion", "routing", "enforcement"])
+@pytest.mark.parametrize("service", ["ingestion", "moderation", "routing", "vault", "enforcement"])
 async def test_each_service_with_an_outbox_has_the_table_that_the_relay_needs(
     database, publisher, service, fresh_topic
 ):
@@ -234,5 +254,6 @@ async def test_each_service_with_an_outbox_has_the_table_that_the_relay_needs(
         await relay.stop()
         with pytest.raises(asyncpg.NotNullViolationError):
             await pool.execute("INSERT INTO outbox (topic, key, value) VALUES ('t', '', '')")
+        assert await pool.fetchval("SELECT has_table_privilege('outbox', 'MAINTAIN')")
     finally:
         await pool.close()

@@ -1,6 +1,8 @@
 """Publishes what stands in the outbox: at once from memory, and by sweeping what a crash left (rule `sweep`).
 
 A row is deleted only after Kafka acknowledged it (rule `deleteAfterAck`), together with those of the same half second.
+The relay also vacuums, every few seconds under load: the outbox stays on few pages, which are in memory. It would grow
+until autovacuum comes, once a minute, and drive indexes out of PostgreSQL's cache.
 Publishing twice is harmless: ids are derived from what events tell, and every consumer drops what it has seen.
 """
 
@@ -30,7 +32,9 @@ SWEEP_SECONDS = 2.0
 ORPHAN_SECONDS = 5.0
 MEMORY_RECORDS_MAX = 20_000
 DELETE_SECONDS = 0.5
+VACUUM_ROWS = 4000
 _BACKOFF_SECONDS_MAX = 5.0
+_VACUUM_SHARE = 20  # at most one part in that many of the time
 
 _SWEEP = """
 SELECT id, topic, key, value, headers FROM outbox
@@ -38,6 +42,8 @@ WHERE created_at < now() - make_interval(secs => $1) AND NOT id = ANY($2::bigint
 ORDER BY id LIMIT $3
 """
 _DELETE = "DELETE FROM outbox WHERE id = ANY($1::bigint[])"
+# Without TRUNCATE the pages stay with the table, to be filled again. A role without the right is warned and skips it.
+_VACUUM = "VACUUM (SKIP_LOCKED, TRUNCATE off) outbox"
 # The oldest row only: counting would visit every row that was published and deleted since the last vacuum.
 _OLDEST = "SELECT extract(epoch FROM now() - created_at)::float8 FROM outbox ORDER BY id LIMIT 1"
 
@@ -73,6 +79,9 @@ class OutboxRelay:
         self._in_memory: set[int] = set()
         self._undeleted: list[int] = []
         self._delete_at = 0.0
+        self._deleted = 0
+        self._vacuum: asyncio.Task[None] | None = None
+        self._vacuum_at = 0.0
         self._wake = asyncio.Event()
         self._stopping = False
         self._task: asyncio.Task[None] | None = None
@@ -95,6 +104,9 @@ class OutboxRelay:
             if not done:
                 self._task.cancel()
                 await asyncio.wait({self._task})
+        if self._vacuum is not None:
+            self._vacuum.cancel()
+            await asyncio.wait({self._vacuum})
 
     def committed(self, records: Iterable[StoredRecord]) -> None:
         """Take over records whose rows were just committed; beyond the memory's bound they wait for the sweep."""
@@ -160,9 +172,30 @@ class OutboxRelay:
     async def _delete(self) -> None:
         if not self._undeleted:
             return
+        self._clear_room()
         await self._pool.execute(_DELETE, self._undeleted)
+        self._deleted += len(self._undeleted)
         self._in_memory.difference_update(self._undeleted)
         self._undeleted.clear()
+
+    def _clear_room(self) -> None:
+        """Vacuum what was deleted before, beside the relaying: under load every few seconds."""
+        if self._deleted < VACUUM_ROWS or time.monotonic() < self._vacuum_at:
+            return
+        if self._vacuum is None or self._vacuum.done():
+            self._deleted = 0
+            self._vacuum = asyncio.create_task(self._run_vacuum(), name="outbox vacuum")
+
+    async def _run_vacuum(self) -> None:
+        began = time.monotonic()
+        try:
+            await self._pool.execute(_VACUUM)
+        except Exception as error:  # the rows are gone all the same, and autovacuum comes too
+            log.warning(
+                "the outbox was not vacuumed: %s", type(error).__name__, exc_info=not isinstance(error, RETRYABLE)
+            )
+        # While a backup reads, a vacuum visits ever more pages and may clear none of them.
+        self._vacuum_at = began + _VACUUM_SHARE * (time.monotonic() - began)
 
     async def _sweep(self) -> bool:
         """Take over rows that nobody relays; say whether there may be more."""
