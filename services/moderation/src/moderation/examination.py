@@ -48,8 +48,7 @@ class Place(NamedTuple):
     normal: NormalisedText
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
+class Context(NamedTuple):
     """What is known of a message beside its content; None is unknown. `capped` are rules over their day's cap."""
 
     messages_per_minute: float | None = None
@@ -311,19 +310,28 @@ def _examine_files(found: Examination, policy: Policy) -> None:
             values[policy.compiled.matched_at + number] = 1
 
 
+_CONTEXT_AT = tuple(
+    INDEX[name]
+    for name in (
+        "velocity.messages_per_minute", "velocity.same_text_share", "velocity.recipient_overlap",
+        "mail.authentication_failed", "clamd.infected", "rspamd.score",
+    )
+)  # fmt: skip
+
+
 def _note_context(found: Examination, context: Context, policy: Policy) -> None:
     if context is NOTHING_KNOWN:
         return
-    known: dict[str, float | None] = {
-        "velocity.messages_per_minute": context.messages_per_minute,
-        "velocity.same_text_share": context.same_text_share,
-        "velocity.recipient_overlap": context.recipient_overlap,
-        "mail.authentication_failed": _number(context.authentication_failed),
-        "clamd.infected": _number(context.clamd_infected),
-        "rspamd.score": context.rspamd_score,
-    }
-    for name, value in known.items():
-        found.values[INDEX[name]] = value
+    told = (
+        context.messages_per_minute,
+        context.same_text_share,
+        context.recipient_overlap,
+        _number(context.authentication_failed),
+        _number(context.clamd_infected),
+        context.rspamd_score,
+    )
+    for place, value in zip(_CONTEXT_AT, told, strict=True):
+        found.values[place] = value
     for number, place in policy.compiled.capped.items() if context.capped else ():
         found.values[place] = float(policy.document.rules[number].id in context.capped)
 

@@ -7,7 +7,6 @@ scans in C. All of it is linear in the text; nothing raises.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from moderation.text.letters import EDITS_MAX, letter_edits, reshaped, word_edits
@@ -34,8 +33,7 @@ class Signs(NamedTuple):
 _NO_SIGNS = Signs()
 
 
-@dataclass(frozen=True, slots=True)
-class NormalisedText:
+class NormalisedText(NamedTuple):
     """`text` in lower case with disguises undone; `data` is its UTF-8; `source` is what was written."""
 
     source: str
