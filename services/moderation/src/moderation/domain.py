@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from moderation.examination import NOTHING_CARRIED, NOTHING_KNOWN, Carried, Examination, examine
-from moderation.features import HEADS, INDEX, SCORES_AT, SCORES_END
+from moderation.features import FILES_AT, HEADS, LINKS_AT, SCORES_AT, SCORES_END
 from moderation.language import MODEL_LANGUAGES
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ def _combined(signals: Sequence[float], policy: Policy, model: Mapping[str, floa
     compiled = policy.compiled
     if model is not None:
         return [
-            _probability(_logit(model[head]) + share * log_odds) if log_odds else round(model[head], _DECIMALS)
+            _moved(model[head], share * log_odds) if log_odds else round(model[head], _DECIMALS)
             for head, log_odds, share in zip(HEADS, signals, compiled.shares, strict=True)
         ]
     return [
@@ -196,13 +196,14 @@ def _combined(signals: Sequence[float], policy: Policy, model: Mapping[str, floa
     ]
 
 
+def _moved(probability: float, log_odds: float) -> float:
+    bounded = _EDGE if probability < _EDGE else min(probability, 1 - _EDGE)
+    return _probability(math.log(bounded / (1 - bounded)) + log_odds)
+
+
 def _probability(log_odds: float) -> float:
-    return round(1 / (1 + math.exp(-max(-30.0, min(30.0, log_odds)))), _DECIMALS)
-
-
-def _logit(probability: float) -> float:
-    bounded = min(1 - _EDGE, max(_EDGE, probability))
-    return math.log(bounded / (1 - bounded))
+    bounded = -30.0 if log_odds < -30.0 else min(log_odds, 30.0)
+    return round(1 / (1 + math.exp(-bounded)), _DECIMALS)
 
 
 def _heads(
@@ -279,13 +280,13 @@ def _evidence_of(found: Examination, policy: Policy, number: int) -> Iterator[Ev
         yield _evidence_item(rule, f"link[{place}]", 0, len(url), _utf8(url))
     kinds = rule.match.attachments.any if rule.match and rule.match.attachments else ()
     for part, finding in found.files:
-        if finding.kind in kinds or INDEX[f"attachments.{finding.kind.replace('-', '_')}"] in asked:
+        if finding.kind in kinds or FILES_AT[finding.kind] in asked:
             yield _evidence_item(rule, part, finding.start, finding.end, finding.matched)
 
 
 def _links_asked(found: Examination, asked: frozenset[int]) -> Iterator[int]:
     for place, kinds in enumerate(found.kinds):
-        if any(INDEX[f"links.{kind.replace('-', '_')}"] in asked for kind in kinds):
+        if any(LINKS_AT[kind] in asked for kind in kinds):
             yield place
 
 

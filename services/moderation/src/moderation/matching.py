@@ -190,14 +190,18 @@ class PatternBank:
 
 @lru_cache(_REMEMBERED_PATTERNS)
 def _telling_part(pattern: str) -> str | None:
-    """Return the part to look for: the one that letters of every day have least, of several the longest.
+    """Return the part to look for: the one that letters of every day have least, of several the one of most words.
 
     None when each part may be empty.
     """
     parts = [(part, re2.compile(part.encode(), _options())) for part in segments(pattern)]
     telling = [(part, engine) for part, engine in parts if engine.search(b"") is None]
     everyday = _everyday()
-    rarest = min(telling, key=lambda one: (sum(1 for _ in one[1].finditer(everyday)), -len(one[0])), default=None)
+    rarest = min(
+        telling,
+        key=lambda one: (sum(1 for _ in one[1].finditer(everyday)), -one[0].count(" "), -len(one[0])),
+        default=None,
+    )
     return None if rarest is None else rarest[0]
 
 

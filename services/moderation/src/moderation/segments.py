@@ -50,24 +50,35 @@ def _widened(pattern: str) -> str:
     """Return a pattern for flat texts that finds more and misses none: repeats without bounds, no borders of words.
 
     Of what stands for white space side by side only one finds any in a flat text. So a space must be there only where
-    a character that is none comes before it, and what may be white space may be left out.
+    a character that is none surely comes before it, and what may be white space may be left out.
     """
     pattern = pattern.replace(WHITE_SPACE, " ")
     out: list[str] = []
     at, after_character = 0, False
+    groups: list[tuple[bool, bool]] = []  # of each open one: is it after such a character, do its branches end with one
     while (token := _TOKEN.match(pattern, at)) is not None:
         repeat = _REPEAT.match(pattern, token.end())
         assert repeat is not None, "a repeat may be empty"
-        at = repeat.end()
-        if token[0] in {"\\b", "\\B"}:
+        at, kind, optional = repeat.end(), token[0], bool(repeat[1] or repeat[2] == "0")
+        if kind in {"\\b", "\\B"}:
             continue
-        structure = token[0].startswith(_STRUCTURE)
-        white = not structure and _may_be_white(token[0])
-        if white and (token[0] != " " or repeat[0] or not after_character):
-            out.append(token[0] + ("?" if repeat[0] in {"", "?"} else "*"))
+        structure = kind.startswith(_STRUCTURE)
+        white = not structure and _may_be_white(kind)
+        if white and (kind != " " or repeat[0] or not after_character):
+            out.append(kind + ("?" if repeat[0] in {"", "?"} else "*"))
         else:
-            out.append(token[0] + {"0": "*", "1": "+"}.get(repeat[2], repeat[0]))
-        after_character = not (structure or white or repeat[1] or repeat[2] == "0")
+            out.append(kind + {"0": "*", "1": "+"}.get(repeat[2], repeat[0]))
+        if kind == ")" and groups:
+            before, ends = groups.pop()
+            after_character = after_character and ends and (before or not optional)
+        elif structure:
+            if kind == "|" and groups:
+                groups[-1] = groups[-1][0], groups[-1][1] and after_character
+            elif kind[0] == "(" and kind[-1] != ")":
+                groups.append((after_character, True))
+            after_character = False
+        else:
+            after_character = not (white or optional)
     return "".join(out)
 
 
