@@ -9,7 +9,7 @@ from moderation.attachments import Budget, find_eicar, inspect
 from moderation.features import FILES_AT, INDEX, LINKS_AT
 from moderation.language import language_of
 from moderation.links import host_of
-from moderation.text import NO_SIGNS, NormalisedText, normalise
+from moderation.text import NO_SIGNS, normalise
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from moderation.matching import Hit
     from moderation.policy.document import HostKind, LinkConditions, Rule
     from moderation.policy.reading import Policy
+    from moderation.text import NormalisedText
 
 OCCURRENCES_MAX = 20
 NEAR_CHECKS_MAX = 500
@@ -96,14 +97,9 @@ class Examination:
         """Return the longest readable part, normalised, UTF-8; nothing when there is none."""
         return max((place.normal.data for place in self.places if place.kind in ("text", "html")), key=len, default=b"")
 
-    def text(self) -> NormalisedText:
-        """Return subject and texts as one, for models."""
-        readable = [place.normal for place in self.places if place.kind in _TEXTS]
-        if len(readable) == 1:
-            return readable[0]
-        source = "\n".join(normal.source for normal in readable)
-        text = "\n".join(normal.text for normal in readable)
-        return NormalisedText(source, text, text.encode(), complete=all(normal.complete for normal in readable))
+    def text(self) -> str:
+        """Return subject and texts as one, normalised, for models."""
+        return "\n".join([place.normal.text for place in self.places if place.kind in _TEXTS])
 
 
 def examine(parts: MailParts, policy: Policy, tool: Tool = "email", context: Context = NOTHING_KNOWN) -> Examination:

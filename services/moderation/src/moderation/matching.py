@@ -173,14 +173,12 @@ class PatternBank:
         found = self._index.candidates(flat(data))
         if not found:
             return []
-        candidates = sorted(pattern for part in found for pattern in self._told[part])
-        hits = [self.locate(pattern, data) for pattern in candidates]
-        return [hit for hit in hits if hit is not None]
-
-    def locate(self, pattern: int, data: bytes) -> Hit | None:
-        """Return where a pattern occurs first."""
-        (start, end), *_ = self._engines[pattern].Match(_UNANCHORED, data, 0, len(data))
-        return None if start < 0 else Hit(pattern, start, end)
+        hits: list[Hit] = []
+        for pattern in sorted([pattern for part in found for pattern in self._told[part]]):
+            start, end = self._engines[pattern].Match(_UNANCHORED, data, 0, len(data))[0]
+            if start >= 0:
+                hits.append(Hit(pattern, start, end))
+        return hits
 
     def locate_all(self, pattern: int, data: bytes, hits_max: int) -> list[Hit]:
         """Return the first places where a pattern occurs, at most `hits_max`."""
