@@ -1,3 +1,5 @@
+import re
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -60,6 +62,38 @@ def test_the_engines_agree(engines, pieces):
     data = "".join(pieces).encode()
     first, *others = [engine.find(data) for engine in engines]
     assert all(other == first for other in others)
+
+
+ATOMS = [
+    "a",
+    "b",
+    "(a |b)",
+    "( a)+",
+    "\\w",
+    " ",
+    " ?",
+    "\\s",
+    "[ b-]",
+    "[ -]?",
+    ".",
+    ".{0,2}",
+    "\\W+",
+    "\\b",
+    "(b| )?",
+    "b{1,2}",
+]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.sampled_from(ATOMS), min_size=1, max_size=5), st.data())
+def test_whatever_white_space_there_is_nothing_that_occurs_is_missed(atoms, data):
+    pattern = f"b{''.join(atoms)}"
+    text = data.draw(
+        st.from_regex(re.compile(expand_spaces(pattern), re.ASCII | re.DOTALL), alphabet=st.sampled_from("ab -\n\t"))
+    )
+    for backend in BACKENDS:
+        bank = PatternBank([pattern], backend)
+        assert bank.find(text.encode()) == bank.locate_all(0, text.encode(), 1)
 
 
 @pytest.fixture(scope="module")

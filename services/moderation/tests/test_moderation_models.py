@@ -136,9 +136,9 @@ def test_plain_cases_are_caught_and_business_is_not(bank, policy, text, head):
 
 
 def test_what_has_lines_or_is_long_is_a_letter_and_each_of_its_features_counts_once():
-    hasher, seen = spam.hasher(), []
+    reader, seen = spam.Reader(), []
     for text in ("call me", "re: offer\ncall me", "call " * 100):
-        words, runs = spam.present(hasher, [text])
+        words, runs = next(reader.read([text]))
         assert len(words) == len(set(words.tolist()))
         assert len(runs) == len(set(runs.tolist()))
         seen.append(int(spam.columns_of([text])[0]))

@@ -7,6 +7,7 @@ import pytest
 
 from moderation.domain import ENGINE, in_ten_thousandths, scores_in_ten_thousandths, screen
 from moderation.examination import Context, examine
+from moderation.links import host_of
 from moderation.mail import AttachmentPart, Correspondent, MailParts, TextPart
 from moderation.mail.read import links_in
 from moderation.policy.errors import PolicyError
@@ -208,7 +209,7 @@ def policy_of_the_road(policy):
 )
 def test_sites_are_told_apart(policy, text, kinds):
     (link,) = links_in(text)
-    assert policy.sites.kinds(link) == kinds
+    assert policy.sites.kinds(link, host_of(link.url)) == kinds
 
 
 def test_a_sender_who_poses_as_a_brand_is_seen(policy):

@@ -13,7 +13,7 @@ from scipy import sparse
 
 from moderation.models.heads import HEADS
 from moderation.models.linear import LinearModel
-from moderation.models.spam import CHARACTER_BITS, LETTERS, SHORT, WORD_BITS, apart, columns_of, hasher, present
+from moderation.models.spam import CHARACTER_BITS, LETTERS, SHORT, WORD_BITS, Reader, columns_of
 from training import linear
 from training.calibrate import line
 from training.corpus import is_clean, read_rows
@@ -23,8 +23,6 @@ from training.tier1 import SOCIAL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from moderation.models.features import Hasher
 
 PULL = 3e-6
 WEIGHTS = {"tg_spam": 0.5, "youtube_spam": 0.5, "clinc150": 0.3, "banking77": 0.3, "synthetic": 0.15}
@@ -76,18 +74,19 @@ def main() -> None:
 
 def matrix(texts: Sequence[str]) -> sparse.csr_matrix:
     """Return [texts, rows]: which features occur, over the root of how many of their kind do."""
-    reader = hasher()
+    reader = Reader()
     return sparse.vstack(
         [_part(reader, texts[begin : begin + _BATCH]) for begin in range(0, len(texts), _BATCH)]
     ).tocsr()
 
 
-def _part(reader: Hasher, texts: Sequence[str]) -> sparse.csr_matrix:
+def _part(reader: Reader, texts: Sequence[str]) -> sparse.csr_matrix:
     tables = []
-    for keys, bits in zip(present(reader, texts), (WORD_BITS, CHARACTER_BITS), strict=True):
-        text, row = apart(keys)
-        value = (1 / np.sqrt(np.maximum(np.bincount(text, minlength=len(texts)), 1)))[text].astype(np.float32)
-        tables.append(sparse.csr_matrix((value, (text, row)), (len(texts), 1 << bits)))
+    for rows, bits in zip(zip(*reader.read(texts), strict=True), (WORD_BITS, CHARACTER_BITS), strict=True):
+        counts = np.array([len(of_text) for of_text in rows])
+        text = np.repeat(np.arange(len(texts)), counts)
+        value = (1 / np.sqrt(np.maximum(counts, 1)))[text].astype(np.float32)
+        tables.append(sparse.csr_matrix((value, (text, np.concatenate(rows))), (len(texts), 1 << bits)))
     return sparse.hstack(tables).tocsr()
 
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 import operator
-from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import compress
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple
 
 from moderation.examination import NOTHING_CARRIED, NOTHING_KNOWN, Carried, Examination, examine
-from moderation.features import HEADS, INDEX, SCORES_AT, SCORES_END
+from moderation.features import FILES_AT, HEADS, LINKS_AT, SCORES_AT, SCORES_END
 from moderation.language import MODEL_LANGUAGES
 
 if TYPE_CHECKING:
@@ -40,10 +40,10 @@ _WEIGHT: dict[Action, int] = {"allow": 0, "hold": 1, "block": 2}
 _EDGE = 1e-6
 _DECIMALS = 4
 TEN_THOUSANDTHS = 10_000
+_BY_NAME = sorted((head, number) for number, head in enumerate(HEADS))
 
 
-@dataclass(frozen=True, slots=True)
-class Evidence:
+class Evidence(NamedTuple):
     """Where a rule matched: part of the mail, span, SHA-256 (hexadecimal) of what stands there; never the text.
 
     Spans count characters in texts, links and names, bytes in attachments.
@@ -56,8 +56,7 @@ class Evidence:
     digest: str
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """The outcome of screening one message.
 
     `degraded` names what could not be evaluated, `unsure` rules that hang on something unknown, `shadow` rules that
@@ -78,7 +77,7 @@ class Decision:
     shadow: tuple[str, ...] = ()
     capped: tuple[str, ...] = ()
     language: str | None = None
-    features: Mapping[str, Value] = field(default_factory=dict)
+    features: Mapping[str, Value] = MappingProxyType({})
     carried: Carried = NOTHING_CARRIED
 
 
@@ -101,22 +100,21 @@ def judge(
     elif not readable:
         degraded = {_EMPTY}
     applied = [policy.document.rules[number] for number in outcome.applied]
-    actions: list[Action] = [least, *outcome.actions]
     return Decision(
-        action=max(actions, key=_WEIGHT.__getitem__),
-        clauses=tuple(sorted({rule.clause for rule in applied})),
-        rules=tuple(sorted(rule.id for rule in applied)),
-        evidence=_evidence(found, policy, outcome.applied) if applied else (),
-        degraded=tuple(sorted(degraded)),
-        heads=outcome.heads,
-        scores=outcome.scores,
-        tiers=(TIER0, *tiers),
-        unsure=outcome.unsure,
-        shadow=outcome.shadow,
-        capped=outcome.capped,
-        language=found.language,
-        features=kept_features(found.values, policy),
-        carried=found.carried,
+        max((least, *outcome.actions), key=_WEIGHT.__getitem__) if applied else least,
+        tuple(sorted({rule.clause for rule in applied})) if applied else (),
+        tuple(sorted(rule.id for rule in applied)) if applied else (),
+        _evidence(found, policy, outcome.applied) if applied else (),
+        tuple(sorted(degraded)) if degraded else (),
+        outcome.heads,
+        outcome.scores,
+        (TIER0, *tiers),
+        outcome.unsure,
+        outcome.shadow,
+        outcome.capped,
+        found.language,
+        kept_features(found.values, policy),
+        found.carried,
     )
 
 
@@ -125,8 +123,7 @@ def erased_decision() -> Decision:
     return Decision("hold", degraded=(ERASED,))
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What the compiled policy says of a list of features: numbers of rules, final scores, heads over threshold.
 
     `actions` are those of the rules that applied, in their order; a rule over its day's cap has another than its own.
@@ -150,15 +147,14 @@ def decide(values: list[Value], policy: Policy, tool: Tool, model: Mapping[str, 
     unsure: list[int] = []
     stage.rules(values, found.append, unsure.append)
     over = _over_cap(found, policy, values) if policy.compiled.capped else ()
-    effects = dict(_effects(found, policy, over))
-    applied = tuple(effects)
-    scores, heads = _heads(values[SCORES_AT:SCORES_END], [rules[number] for number in applied], policy, tool)
+    effects = dict(_effects(found, policy, over)) if found else {}
+    scores, heads = _heads(values[SCORES_AT:SCORES_END], [rules[number] for number in effects], policy, tool)
     return Outcome(
-        applied,
+        tuple(effects),
         tuple(effects.values()),
-        tuple(rules[number].id for number in found if rules[number].status == "shadow"),
-        tuple(rules[number].id for number in unsure),
-        tuple(rules[number].id for number in over),
+        tuple([rules[number].id for number in found if rules[number].status == "shadow"]),
+        tuple([rules[number].id for number in unsure]),
+        tuple([rules[number].id for number in over]),
         scores,
         heads,
     )
@@ -191,7 +187,7 @@ def _combined(signals: Sequence[float], policy: Policy, model: Mapping[str, floa
     compiled = policy.compiled
     if model is not None:
         return [
-            _probability(_logit(model[head]) + share * log_odds) if log_odds else round(model[head], _DECIMALS)
+            _moved(model[head], share * log_odds) if log_odds else round(model[head], _DECIMALS)
             for head, log_odds, share in zip(HEADS, signals, compiled.shares, strict=True)
         ]
     return [
@@ -200,13 +196,14 @@ def _combined(signals: Sequence[float], policy: Policy, model: Mapping[str, floa
     ]
 
 
+def _moved(probability: float, log_odds: float) -> float:
+    bounded = _EDGE if probability < _EDGE else min(probability, 1 - _EDGE)
+    return _probability(math.log(bounded / (1 - bounded)) + log_odds)
+
+
 def _probability(log_odds: float) -> float:
-    return round(1 / (1 + math.exp(-max(-30.0, min(30.0, log_odds)))), _DECIMALS)
-
-
-def _logit(probability: float) -> float:
-    bounded = min(1 - _EDGE, max(_EDGE, probability))
-    return math.log(bounded / (1 - bounded))
+    bounded = -30.0 if log_odds < -30.0 else min(log_odds, 30.0)
+    return round(1 / (1 + math.exp(-bounded)), _DECIMALS)
 
 
 def _heads(
@@ -219,14 +216,13 @@ def _heads(
         if rule.head is not None:
             place = HEADS.index(rule.head)
             scores[place] = max(scores[place], limits[place])
-    heads = tuple(head for head, score, limit in zip(HEADS, scores, limits, strict=True) if score >= limit)
-    return tuple(scores), heads
+    return tuple(scores), tuple(compress(HEADS, map(operator.ge, scores, limits)))
 
 
 def kept_features(values: Sequence[Value], policy: Policy) -> dict[str, Value]:
     """Return by name what differs from an empty message: enough to decide again."""
-    names, template = policy.compiled.names, policy.compiled.template
-    return dict(compress(zip(names, values, strict=True), map(operator.ne, values, template)))
+    names, changed = policy.compiled.names, map(operator.ne, values, policy.compiled.template)
+    return {names[number]: values[number] for number in compress(range(len(names)), changed)}
 
 
 def values_of(features: Mapping[str, Value], policy: Policy) -> list[Value]:
@@ -253,9 +249,9 @@ def from_ten_thousandths(features: Mapping[str, int | str]) -> dict[str, Value]:
 
 
 def scores_in_ten_thousandths(scores: Sequence[float]) -> dict[str, int]:
-    """Return by head the scores that are not nought."""
-    whole = {head: round(score * TEN_THOUSANDTHS) for head, score in zip(HEADS, scores, strict=False)}
-    return {head: score for head, score in sorted(whole.items()) if score}
+    """Return by head, in the order of their names, the scores that are not nought."""
+    whole = [round(score * TEN_THOUSANDTHS) for score in scores]
+    return {head: score for head, number in _BY_NAME if number < len(whole) and (score := whole[number])}
 
 
 def covered_by_models(language: str | None) -> bool:
@@ -284,13 +280,13 @@ def _evidence_of(found: Examination, policy: Policy, number: int) -> Iterator[Ev
         yield _evidence_item(rule, f"link[{place}]", 0, len(url), _utf8(url))
     kinds = rule.match.attachments.any if rule.match and rule.match.attachments else ()
     for part, finding in found.files:
-        if finding.kind in kinds or INDEX[f"attachments.{finding.kind.replace('-', '_')}"] in asked:
+        if finding.kind in kinds or FILES_AT[finding.kind] in asked:
             yield _evidence_item(rule, part, finding.start, finding.end, finding.matched)
 
 
 def _links_asked(found: Examination, asked: frozenset[int]) -> Iterator[int]:
     for place, kinds in enumerate(found.kinds):
-        if any(INDEX[f"links.{kind.replace('-', '_')}"] in asked for kind in kinds):
+        if any(LINKS_AT[kind] in asked for kind in kinds):
             yield place
 
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from moderation.attachments import Budget, find_eicar, inspect
-from moderation.features import INDEX
+from moderation.features import FILES_AT, INDEX, LINKS_AT
 from moderation.language import language_of
 from moderation.links import host_of
-from moderation.text import NormalisedText, normalise
+from moderation.text import NO_SIGNS, normalise
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from moderation.matching import Hit
     from moderation.policy.document import HostKind, LinkConditions, Rule
     from moderation.policy.reading import Policy
+    from moderation.text import NormalisedText
 
 OCCURRENCES_MAX = 20
 NEAR_CHECKS_MAX = 500
@@ -29,10 +30,12 @@ MESSAGE_CHARACTERS_MAX = 250_000
 FOREIGN_COST = 5
 """How many characters one of a text that is not ASCII alone counts for: it takes so much longer to read."""
 _TEXT_KINDS = {"text": "text", "html-text": "html"}
+_TEXTS = ("text", "subject", "html")
 _CAPITALS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _SMALL = _CAPITALS.lower()
 _DIGITS = b"0123456789"
 _LETTERS_MIN = 20
+_EICAR_BEGINS = b"x5o!p%@ap"
 
 
 Carried = tuple[int, tuple[int, ...]]
@@ -48,8 +51,7 @@ class Place(NamedTuple):
     normal: NormalisedText
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
+class Context(NamedTuple):
     """What is known of a message beside its content; None is unknown. `capped` are rules over their day's cap."""
 
     messages_per_minute: float | None = None
@@ -69,7 +71,7 @@ NOTHING_KNOWN = Context()
 class Examination:
     """Features (see `Compiled.names`) and where they come from.
 
-    `hits` are by number of rule (patterns and pairs of phrase and link) or bank; `kinds` are the links' kinds.
+    `hits` are by number of rule (patterns and pairs of phrase and link) or bank; `hosts` and `kinds` are the links'.
     """
 
     tool: Tool
@@ -79,6 +81,7 @@ class Examination:
     rule_hits: dict[int, list[tuple[Place, Hit]]] = field(default_factory=dict)
     bank_hits: dict[int, list[tuple[Place, Hit]]] = field(default_factory=dict)
     rule_links: dict[int, list[int]] = field(default_factory=dict)
+    hosts: list[str | None] = field(default_factory=list)
     kinds: list[frozenset[HostKind]] = field(default_factory=list)
     files: list[tuple[str, FileFinding]] = field(default_factory=list)
     degraded: set[str] = field(default_factory=set)
@@ -87,42 +90,37 @@ class Examination:
     @property
     def language(self) -> str | None:
         """The language of the text, if it could be told."""
-        value = self.values[INDEX["language"]]
+        value = self.values[_LANGUAGE_AT]
         return value if isinstance(value, str) else None
 
     def longest_text(self) -> bytes:
         """Return the longest readable part, normalised, UTF-8; nothing when there is none."""
         return max((place.normal.data for place in self.places if place.kind in ("text", "html")), key=len, default=b"")
 
-    def text(self) -> NormalisedText:
-        """Return subject and texts as one, for models."""
-        readable = [place.normal for place in self.places if place.kind in ("subject", "text", "html")]
-        if len(readable) == 1:
-            return readable[0]
-        source = "\n".join(normal.source for normal in readable)
-        text = "\n".join(normal.text for normal in readable)
-        return NormalisedText(source, text, text.encode(), complete=all(normal.complete for normal in readable))
+    def text(self) -> str:
+        """Return subject and texts as one, normalised, for models."""
+        return "\n".join([place.normal.text for place in self.places if place.kind in _TEXTS])
 
 
 def examine(parts: MailParts, policy: Policy, tool: Tool = "email", context: Context = NOTHING_KNOWN) -> Examination:
     """Look at a message with all of tier 0; never raises, whatever it holds."""
     found = Examination(tool, list(policy.compiled.template), parts, degraded={*parts.degraded, *context.degraded})
-    found.places.extend(_places(parts, policy, found))
+    _read_places(found, policy)
     near = _match_patterns(found, policy)
     _count_letters(found)
     if parts.links:
         _examine_links(found, near, policy)
     if parts.senders:
         _examine_sender(found, policy)
-    if parts.attachments or any(b"x5o!p%@ap" in place.normal.data for place in found.places):
+    if parts.attachments or [place for place in found.places if _EICAR_BEGINS in place.normal.data]:
         _examine_files(found, policy)
     _note_context(found, context, policy)
     return found
 
 
-def _places(parts: MailParts, policy: Policy, found: Examination) -> Iterator[Place]:
+def _read_places(found: Examination, policy: Policy) -> None:
     left = MESSAGE_CHARACTERS_MAX
-    for kind, name, text in _readable(parts, policy):
+    for kind, name, text in _readable(found.parts, policy):
         if left <= 0:
             found.degraded.add("text-too-long")
             return
@@ -131,7 +129,7 @@ def _places(parts: MailParts, policy: Policy, found: Examination) -> Iterator[Pl
         if not normal.complete or len(text) > left // cost:
             found.degraded.add("text-too-long")
         left -= len(text) * cost
-        yield Place(kind, name, normal)
+        found.places.append(Place(kind, name, normal))
 
 
 def _readable(parts: MailParts, policy: Policy) -> Iterator[tuple[str, str, str]]:
@@ -167,7 +165,7 @@ def _match_patterns(found: Examination, policy: Policy) -> dict[int, list[tuple[
             for number, rule in policy.near_rules.get(hit.pattern, ()):
                 if tool in rule.tools:
                     near.setdefault(number, []).append((place, hit))
-            if place.kind in ("subject", "text", "html"):
+            if place.kind in _TEXTS:
                 for bank in policy.bank_patterns.get(hit.pattern, ()):
                     found.bank_hits.setdefault(bank, []).append((place, hit))
     for bank, hits in found.bank_hits.items():
@@ -178,13 +176,15 @@ def _match_patterns(found: Examination, policy: Policy) -> dict[int, list[tuple[
 _CHARACTERS, _SHARE, _EXCLAMATIONS, _DIGITS_AT = (
     INDEX[f"text.{name}"] for name in ("characters", "capitals", "exclamations", "digits")
 )
-_SIGNS_AT, _LANGUAGE_AT, _LINKS_AT, _HOSTS_AT = (
+_SIGNS_AT, _LANGUAGE_AT, _LINK_COUNT, _HOST_COUNT = (
     INDEX[name] for name in ("disguise.invisible", "language", "links.count", "links.hosts")
 )
 
 
 def _count_letters(found: Examination) -> None:
-    values, texts = found.values, [p.normal for p in found.places if p.kind in ("subject", "text", "html")]
+    values, texts = found.values, [place.normal for place in found.places if place.kind in _TEXTS]
+    if not texts:
+        return
     characters = capitals = letters = exclamations = digits = 0
     for normal in texts:
         raw = normal.source.encode("utf-8", "replace")
@@ -195,14 +195,14 @@ def _count_letters(found: Examination) -> None:
         capitals += len(without_small) - len(rest)
         exclamations += rest.count(b"!")
         digits += len(rest) - len(rest.translate(None, _DIGITS))
-        if any(normal.signs):
+        if normal.signs is not NO_SIGNS:
             for offset, count in enumerate(normal.signs):
                 values[_SIGNS_AT + offset] += count  # type: ignore[operator]
     values[_CHARACTERS], values[_EXCLAMATIONS], values[_DIGITS_AT] = characters, exclamations, digits
     if letters >= _LETTERS_MIN:
         values[_SHARE] = round(capitals / letters, 4)
-    longest = max(texts, key=lambda normal: len(normal.text), default=None)
-    values[_LANGUAGE_AT] = None if longest is None else language_of(longest.text)
+    longest = texts[0].text if len(texts) == 1 else max([normal.text for normal in texts], key=len)
+    values[_LANGUAGE_AT] = language_of(longest)
 
 
 def _examine_links(found: Examination, near: Mapping[int, list[tuple[Place, Hit]]], policy: Policy) -> None:
@@ -210,14 +210,14 @@ def _examine_links(found: Examination, near: Mapping[int, list[tuple[Place, Hit]
     if len(links) > LINKS_EXAMINED_MAX:
         found.degraded.add("links")
     links = links[:LINKS_EXAMINED_MAX]
-    found.kinds = [policy.sites.kinds(link) for link in links]
-    hosts = [host for link in links if (host := host_of(link.url)) is not None]
+    found.hosts = [host_of(link.url) for link in links]
+    found.kinds = [policy.sites.kinds(link, host) for link, host in zip(links, found.hosts, strict=True)]
+    hosts = [host for host in found.hosts if host is not None]
     values = found.values
-    values[_LINKS_AT] = len(hosts)
-    values[_HOSTS_AT] = len(set(hosts))
+    values[_LINK_COUNT], values[_HOST_COUNT] = len(hosts), len(set(hosts))
     for kinds in found.kinds:
         for kind in kinds:
-            values[INDEX[f"links.{kind.replace('-', '_')}"]] += 1  # type: ignore[operator]
+            values[LINKS_AT[kind]] += 1  # type: ignore[operator]
     for number, rule in policy.link_rules:
         if found.tool in rule.tools:
             _match_links(found, number, rule, near.get(number, []), policy)
@@ -231,11 +231,10 @@ def _match_links(
     assert conditions is not None, "link rules match links"
     if conditions.near and not phrases:
         return
-    links = found.parts.links[:LINKS_EXAMINED_MAX]
     suspects = [
         place
-        for place, link in enumerate(links)
-        if host_of(link.url) is not None and not (conditions.hosts and found.kinds[place].isdisjoint(conditions.hosts))
+        for place, host in enumerate(found.hosts)
+        if host is not None and not (conditions.hosts and found.kinds[place].isdisjoint(conditions.hosts))
     ]
     if not suspects:
         return
@@ -302,7 +301,7 @@ def _examine_files(found: Examination, policy: Policy) -> None:
         if place.kind == "text" and (signature := find_eicar(place.normal.source.encode("utf-8", "replace"))):
             found.files.append((place.name, signature))
     for _, finding in found.files:
-        values[INDEX[f"attachments.{finding.kind.replace('-', '_')}"]] += 1  # type: ignore[operator]
+        values[FILES_AT[finding.kind]] += 1  # type: ignore[operator]
     for number, rule in policy.attachment_rules:
         assert rule.match is not None, "attachment rules match attachments"
         assert rule.match.attachments is not None, "attachment rules match attachments"
@@ -311,19 +310,28 @@ def _examine_files(found: Examination, policy: Policy) -> None:
             values[policy.compiled.matched_at + number] = 1
 
 
+_CONTEXT_AT = tuple(
+    INDEX[name]
+    for name in (
+        "velocity.messages_per_minute", "velocity.same_text_share", "velocity.recipient_overlap",
+        "mail.authentication_failed", "clamd.infected", "rspamd.score",
+    )
+)  # fmt: skip
+
+
 def _note_context(found: Examination, context: Context, policy: Policy) -> None:
     if context is NOTHING_KNOWN:
         return
-    known: dict[str, float | None] = {
-        "velocity.messages_per_minute": context.messages_per_minute,
-        "velocity.same_text_share": context.same_text_share,
-        "velocity.recipient_overlap": context.recipient_overlap,
-        "mail.authentication_failed": _number(context.authentication_failed),
-        "clamd.infected": _number(context.clamd_infected),
-        "rspamd.score": context.rspamd_score,
-    }
-    for name, value in known.items():
-        found.values[INDEX[name]] = value
+    told = (
+        context.messages_per_minute,
+        context.same_text_share,
+        context.recipient_overlap,
+        _number(context.authentication_failed),
+        _number(context.clamd_infected),
+        context.rspamd_score,
+    )
+    for place, value in zip(_CONTEXT_AT, told, strict=True):
+        found.values[place] = value
     for number, place in policy.compiled.capped.items() if context.capped else ():
         found.values[place] = float(policy.document.rules[number].id in context.capped)
 

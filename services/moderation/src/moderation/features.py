@@ -88,6 +88,9 @@ def _features() -> tuple[Feature, ...]:
 
 FEATURES = _features()
 INDEX = {feature.name: number for number, feature in enumerate(FEATURES)}
+LINKS_AT = {kind.replace("_", "-"): INDEX[f"links.{kind}"] for kind in LINK_KINDS}
+FILES_AT = {kind.replace("_", "-"): INDEX[f"attachments.{kind}"] for kind in FILE_KINDS}
+"""Where the features of each kind stand, by the name of the kind in policies."""
 SCORES_AT = INDEX["score.hate"]
 SCORES_END = SCORES_AT + len(HEADS)
 TEMPLATE: tuple[Value, ...] = tuple(None if feature.unknown else 0 for feature in FEATURES)

@@ -8,12 +8,12 @@ of the handler, so a crash anywhere repeats the same bytes).
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import TYPE_CHECKING, Protocol
-from uuid import UUID
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import msgspec
 import orjson
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from moderation.domain import Decision
     from moderation.opinions import Opinions
     from moderation.policy.reading import Policy
-    from moderation.screening import Screener
+    from moderation.screening import Screener, Screening
     from moderation.watching import Watch
 
 YIELD_MESSAGES = 25
@@ -60,6 +60,7 @@ SLOW_MODELS_SECONDS_MAX = 0.5
 """How long the messages of one batch wait for slower models; what comes after that is judged without them."""
 _EVENT_ID_CHARACTERS_MAX = 100
 _ERASED = "erased"
+_CANONICAL_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class Opener(Protocol):
@@ -121,14 +122,14 @@ async def on_message_admitted(
         if opened:
             if watch is not None:
                 await watch.begin(connection, policy, screened_at)
-            carried: list[Carried] = []
-            statements = await _screen(opened, screener, policy, screened_at, watch, opinions, carried)
-            if carried:
-                await insert_signals(connection, carried, screened_at)
-            verdicts |= await _keep(connection, opened, statements, signer, screened_at)
+            judging = _Judging(screener, policy, screened_at, watch, opinions)
+            await judging.judge(opened)
+            if judging.carried:
+                await insert_signals(connection, judging.carried, screened_at)
+            verdicts |= await _keep(connection, opened, judging.statements, signer, screened_at)
             if watch is not None:
                 await watch.end(connection)
-            _count(statements, counted)
+            _count(judging.statements, counted)
         await _open_cases(connection, genuine, verdicts, policy, clocks)
         records, without_verdict = _outcomes(genuine, verdicts, reasons)
         refused += without_verdict
@@ -158,11 +159,7 @@ def _verify(batch: Sequence[Received[SentMessage]], keys: TrustedKeys) -> tuple[
 
 
 def _require_id(message_id: str) -> None:
-    try:
-        canonical_form = str(UUID(message_id))
-    except ValueError:
-        canonical_form = ""
-    if canonical_form != message_id:
+    if _CANONICAL_UUID.fullmatch(message_id) is None:
         raise RefusedRecordError("instruction: the message id is not a UUID in its canonical form")
 
 
@@ -246,44 +243,85 @@ def _content(verified: VerifiedInstruction, answer: OpenAnswer) -> bytes | None:
     return content
 
 
-async def _screen(  # noqa: PLR0917  what one batch is judged by
-    opened: Sequence[_Opened],
-    screener: Screener,
-    policy: Policy,
-    screened_at: datetime,
-    watch: Watch | None,
-    opinions: Opinions | None,
-    carried: list[Carried],
-) -> list[Statement]:
-    """Judge each message, and note what it carries; let the loop turn in between, so that heartbeats go on."""
-    statements: list[Statement] = []
-    moment, model, slow_seconds = rfc3339(screened_at), screener.model, 0.0
-    for slice_ in _slices(opened):
+class _Begun(NamedTuple):
+    """Messages that are screened between two turns of the loop; those that can be read have a case."""
+
+    slice_: Sequence[_Opened]
+    cases: Sequence[Case]
+    screening: Screening
+    slow_models: asyncio.Task[float] | None
+
+
+@dataclass(slots=True)
+class _Judging:
+    """Judges the messages of a batch, and notes what they carry.
+
+    The loop turns in between, so that heartbeats go on. While slower models read texts of some messages, in a thread,
+    the next ones are looked at.
+    """
+
+    screener: Screener
+    policy: Policy
+    screened_at: datetime
+    watch: Watch | None
+    opinions: Opinions | None
+    statements: list[Statement] = field(default_factory=list)
+    carried: list[Carried] = field(default_factory=list)
+    slow_seconds: float = 0.0
+
+    async def judge(self, opened: Sequence[_Opened]) -> None:
+        waiting: _Begun | None = None
+        for slice_ in _slices(opened):
+            if waiting is not None and self.watch is not None and self.watch.has_caps:
+                await self._end(waiting)  # what a cap has left is known of the next message
+                waiting = None
+            cases, screening = await self._begin(slice_)
+            if waiting is not None:
+                await self._end(waiting)
+            waiting = _Begun(slice_, cases, screening, self._ask_slow_models(screening))
+            await asyncio.sleep(0)
+        if waiting is not None:
+            await self._end(waiting)
+
+    async def _begin(self, slice_: Sequence[_Opened]) -> tuple[Sequence[Case], Screening]:
         readable = [item for item in slice_ if item.content is not None]
-        cases = [_case(item, screened_at, watch) for item in readable]
-        if opinions is not None and opinions.asked:
-            cases = await _with_opinions(readable, cases, opinions)
-        screening = screener.begin(cases, policy)
-        if screening.takes_long and slow_seconds < SLOW_MODELS_SECONDS_MAX:
-            began = time.monotonic()
-            await asyncio.to_thread(screening.ask_models)
-            slow_seconds += time.monotonic() - began
-        elif screening.takes_long:
-            screening.ask_models(hurried=True)
-        decisions = screening.decisions()
-        if watch is not None:
-            accounts = [item.judged.verified.instruction.account_id for item in readable]
-            watch.judged(policy, cases, decisions)
-            await watch.compare(policy, accounts, cases, decisions, screening.said)
-        reached = iter(decisions)
-        for item in slice_:
+        cases = [_case(item, self.screened_at, self.watch) for item in readable]
+        if self.opinions is not None and self.opinions.asked:
+            cases = await _with_opinions(readable, cases, self.opinions)
+        return cases, self.screener.begin(cases, self.policy)
+
+    def _ask_slow_models(self, screening: Screening) -> asyncio.Task[float] | None:
+        if not screening.takes_long:
+            return None
+        if self.slow_seconds < SLOW_MODELS_SECONDS_MAX:
+            return asyncio.create_task(asyncio.to_thread(_ask_models, screening))
+        screening.ask_models(hurried=True)
+        return None
+
+    async def _end(self, begun: _Begun) -> None:
+        if begun.slow_models is not None:
+            self.slow_seconds += await begun.slow_models
+        decisions = begun.screening.decisions()
+        if self.watch is not None:
+            accounts = [
+                item.judged.verified.instruction.account_id for item in begun.slice_ if item.content is not None
+            ]
+            self.watch.judged(self.policy, begun.cases, decisions)
+            await self.watch.compare(self.policy, accounts, begun.cases, decisions, begun.screening.said)
+        moment, model, reached = rfc3339(self.screened_at), self.screener.model, iter(decisions)
+        for item in begun.slice_:
             decision = erased_decision() if item.content is None else next(reached)
-            statements.append(_statement(item.judged.verified, decision, policy.name, model, moment))
+            self.statements.append(_statement(item.judged.verified, decision, self.policy.name, model, moment))
             if decision.carried[1] and decision.action != "block":
                 instruction = item.judged.verified.instruction
-                carried.append(Carried(instruction.message_id, instruction.recipient_token, *decision.carried))
-        await asyncio.sleep(0)
-    return statements
+                self.carried.append(Carried(instruction.message_id, instruction.recipient_token, *decision.carried))
+
+
+def _ask_models(screening: Screening) -> float:
+    """Let slower models finish; return the seconds."""
+    began = time.monotonic()
+    screening.ask_models()
+    return time.monotonic() - began
 
 
 async def _with_opinions(readable: Sequence[_Opened], cases: Sequence[Case], opinions: Opinions) -> list[Case]:

@@ -173,14 +173,12 @@ class PatternBank:
         found = self._index.candidates(flat(data))
         if not found:
             return []
-        candidates = sorted(pattern for part in found for pattern in self._told[part])
-        hits = [self.locate(pattern, data) for pattern in candidates]
-        return [hit for hit in hits if hit is not None]
-
-    def locate(self, pattern: int, data: bytes) -> Hit | None:
-        """Return where a pattern occurs first."""
-        (start, end), *_ = self._engines[pattern].Match(_UNANCHORED, data, 0, len(data))
-        return None if start < 0 else Hit(pattern, start, end)
+        hits: list[Hit] = []
+        for pattern in sorted([pattern for part in found for pattern in self._told[part]]):
+            start, end = self._engines[pattern].Match(_UNANCHORED, data, 0, len(data))[0]
+            if start >= 0:
+                hits.append(Hit(pattern, start, end))
+        return hits
 
     def locate_all(self, pattern: int, data: bytes, hits_max: int) -> list[Hit]:
         """Return the first places where a pattern occurs, at most `hits_max`."""
@@ -190,14 +188,18 @@ class PatternBank:
 
 @lru_cache(_REMEMBERED_PATTERNS)
 def _telling_part(pattern: str) -> str | None:
-    """Return the part to look for: the one that letters of every day have least, of several the longest.
+    """Return the part to look for: the one that letters of every day have least, of several the one of most words.
 
     None when each part may be empty.
     """
     parts = [(part, re2.compile(part.encode(), _options())) for part in segments(pattern)]
     telling = [(part, engine) for part, engine in parts if engine.search(b"") is None]
     everyday = _everyday()
-    rarest = min(telling, key=lambda one: (sum(1 for _ in one[1].finditer(everyday)), -len(one[0])), default=None)
+    rarest = min(
+        telling,
+        key=lambda one: (sum(1 for _ in one[1].finditer(everyday)), -one[0].count(" "), -len(one[0])),
+        default=None,
+    )
     return None if rarest is None else rarest[0]
 
 

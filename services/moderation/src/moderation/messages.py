@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
@@ -56,7 +55,7 @@ def case_of_line(line: bytes) -> tuple[Any, Case, str | None]:
         return None, Case(parts, "email", _WRONG), "; ".join(problems or ["not an object"])
     message = _message(document, problems)
     parts = parts_of(message, problems)
-    parts = replace(parts, degraded=tuple(sorted({*parts.degraded, *degraded})))
+    parts = parts._replace(degraded=tuple(sorted({*parts.degraded, *degraded})))
     context = _WRONG if problems else NOTHING_KNOWN
     return document.get("id"), Case(parts, _TOOLS[message.tool], context), "; ".join(problems) or None
 

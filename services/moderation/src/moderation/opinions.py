@@ -10,7 +10,7 @@ import asyncio
 import logging
 import re
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 import httpx
@@ -245,8 +245,7 @@ def _context(number: int, infected: Mapping[int, bool | None], scores: Mapping[i
 
 def joined(known: Context, told: Context) -> Context:
     """Return what was known of a message with what scanners told of it."""
-    return replace(
-        known,
+    return known._replace(
         clamd_infected=told.clamd_infected,
         rspamd_score=told.rspamd_score,
         degraded=(*known.degraded, *told.degraded),

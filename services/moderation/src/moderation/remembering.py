@@ -44,8 +44,8 @@ class RememberedScores:
         return self._scorer.digest
 
     def begin(self, texts: Sequence[str], /) -> Begun:
-        """Begin with the texts that nothing is known of."""
-        known = {text: self._kept[text] for text in texts if text in self._kept}
+        """Begin with the texts that nothing is known of; others may be finished meanwhile."""
+        known = {text: said for text in texts if (said := self._kept.get(text)) is not None}
         unknown = [text for text in dict.fromkeys(texts) if text not in known]
         return Begun(texts, known, unknown, self._scorer.begin(unknown) if unknown else None)
 

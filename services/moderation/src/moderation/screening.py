@@ -133,7 +133,7 @@ class Screener:
                 item.carried = hashes_of(item.parts, item.longest_text())
         if scorer is None:
             return Screening(found, policy)
-        texts = {n: item.text().text for n, item in enumerate(found) if covered_by_models(item.language)}
+        texts = {n: item.text() for n, item in enumerate(found) if covered_by_models(item.language)}
         asked = {n: text for n, text in texts.items() if text and (found[n].language or reads_as_english(text))}
         return Screening(found, policy, scorer, asked, scorer.begin(list(asked.values())))
 

@@ -8,27 +8,36 @@ enough to look for: the other is often `you` or `now`, and each place where a pa
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import TYPE_CHECKING
+
+import re2
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _GAP = re.compile(r"\.(?:\*|\{0,\d+\})")
-# Bounded repeats; a wider pattern finds more candidates and misses none.
-_FROM_NONE = re.compile(r"(?<!\\)\{0,\d+\}")
-_FROM_ONE = re.compile(r"(?<!\\)\{1,\d+\}")
-_BORDER = re.compile(r"(?<!\\)((?:\\\\)*)\\b")
+_TOKEN = re.compile(
+    r"\\x\{[^}]*\}|\\x..|\\[pP]\{[^}]*\}|\\[pP].|\\."
+    r"|\[\^?\]?(?:\\.|\[:[^:]*:\]|[^\]\\])*\]|\(\?[^):<]*[:)]|\(\?P?<[^>]*>|.",
+    re.DOTALL,
+)
+_REPEAT = re.compile(r"(?:([?*])|\+|\{(\d+)(?:,\d*)?\})?\??")
+_STRUCTURE = ("(", ")", "|", "^", "$", "\\A", "\\z")
 _ONE_CHARACTER = re.compile(r"\[\^|\\[WSDx]|(?<!\\)\.(?![*+])")
 
 WHITE_SPACE = r"(?:[ \t\r\n\f]+)"
-"""What a space of a pattern stands for; to the segments it is spaces, see `flat`."""
+"""What a space of a pattern stands for; to the segments it is one space, see `flat`."""
 
 _FLAT = bytes.maketrans(b"\t\r\n\f", b"    ")
 
 
 def flat(data: bytes) -> bytes:
-    """Return a text with all white space as spaces: what segments are looked for in."""
-    return data.translate(_FLAT)
+    """Return a text with one space for each run of white space: what segments are looked for in."""
+    data = data.translate(_FLAT)
+    while b"  " in data:
+        data = data.replace(b"  ", b" ")
+    return data
 
 
 def segments(pattern: str) -> tuple[str, ...]:
@@ -38,7 +47,44 @@ def segments(pattern: str) -> tuple[str, ...]:
 
 
 def _widened(pattern: str) -> str:
-    return _BORDER.sub(r"\1", _FROM_ONE.sub("+", _FROM_NONE.sub("*", pattern))).replace(WHITE_SPACE, "(?: +)")
+    """Return a pattern for flat texts that finds more and misses none: repeats without bounds, no borders of words.
+
+    Of what stands for white space side by side only one finds any in a flat text. So a space must be there only where
+    a character that is none surely comes before it, and what may be white space may be left out.
+    """
+    pattern = pattern.replace(WHITE_SPACE, " ")
+    out: list[str] = []
+    at, after_character = 0, False
+    groups: list[tuple[bool, bool]] = []  # of each open one: is it after such a character, do its branches end with one
+    while (token := _TOKEN.match(pattern, at)) is not None:
+        repeat = _REPEAT.match(pattern, token.end())
+        assert repeat is not None, "a repeat may be empty"
+        at, kind, optional = repeat.end(), token[0], bool(repeat[1] or repeat[2] == "0")
+        if kind in {"\\b", "\\B"}:
+            continue
+        structure = kind.startswith(_STRUCTURE)
+        white = not structure and _may_be_white(kind)
+        if white and (kind != " " or repeat[0] or not after_character):
+            out.append(kind + ("?" if repeat[0] in {"", "?"} else "*"))
+        else:
+            out.append(kind + {"0": "*", "1": "+"}.get(repeat[2], repeat[0]))
+        if kind == ")" and groups:
+            before, ends = groups.pop()
+            after_character = after_character and ends and (before or not optional)
+        elif structure:
+            if kind == "|" and groups:
+                groups[-1] = groups[-1][0], groups[-1][1] and after_character
+            elif kind[0] == "(" and kind[-1] != ")":
+                groups.append((after_character, True))
+            after_character = False
+        else:
+            after_character = not (white or optional)
+    return "".join(out)
+
+
+@cache
+def _may_be_white(token: str) -> bool:
+    return re2.search(token, " \t\r\n\f") is not None
 
 
 def bytes_suffice(pattern: str) -> bool:

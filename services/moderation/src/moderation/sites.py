@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from moderation.features import INDEX
-from moderation.links import host_kinds, host_of, is_raw_ip
+from moderation.links import host_kinds, is_raw_ip
 from moderation.mail import Link
 from moderation.text import normalise
 from moderation.text.words import lexicon
@@ -63,9 +63,8 @@ class Sites:
         self.kinds_of_host = lru_cache(maxsize=REMEMBERED_HOSTS)(self._kinds_of_host)
         self.kinds_of_sender = lru_cache(maxsize=REMEMBERED_SENDERS)(self._kinds_of_sender)
 
-    def kinds(self, link: Link) -> frozenset[HostKind]:
-        """Return what is remarkable about where a link leads."""
-        host = host_of(link.url)
+    def kinds(self, link: Link, host: str | None) -> frozenset[HostKind]:
+        """Return what is remarkable about where a link leads; `host` is that of its address."""
         if host is None:
             return frozenset()
         kinds = set(self.kinds_of_host(host))
@@ -73,12 +72,12 @@ class Sites:
             kinds.add("bare")
         elif link.shown:
             kinds.update(host_kinds(link, self._suffixes))
-        path = link.url.partition("://")[2].partition("/")[2]
+        authority, _, path = link.url.partition("://")[2].partition("/")
         if path and _CREDENTIAL_PATH.search(path[:500]):
             kinds.add("credential-path")
         if "=" in path and _REDIRECT.search(link.url[:2000]):
             kinds.add("redirect")
-        if "@" in link.url.partition("://")[2].partition("/")[0]:
+        if "@" in authority:
             kinds.add("user-info")
         if self._lists.has_address(link.url, host):
             kinds.add("listed")

@@ -13,6 +13,7 @@ from common.kafka.publisher import PublishError
 from moderation.comparing import Backtest, Judged
 from moderation.examination import Context
 from moderation.mail.authentication import authentication_failed
+from moderation.policy.compiling import TOOLS
 from moderation.policy.life import Rates, outside
 from moderation.remembering import RememberedScores
 from moderation.screening import Screener
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from moderation.domain import Decision
     from moderation.mail import MailParts
     from moderation.policies import Policies, RecordPublisher
+    from moderation.policy.document import RuleTool
     from moderation.policy.reading import Policy
     from moderation.recent import RecentMessages
     from moderation.screening import Case, ModelScores
@@ -76,6 +78,7 @@ class Watch:
         self._caps = _Caps()
         self._bounded: Policy | None = None
         self._rates = Rates()
+        self._asked: Mapping[RuleTool, Sequence[str]] = {}
         self._left: dict[str, str] = {}
         self.comparison = Backtest()
         self._compared: tuple[str, str] | None = None
@@ -86,6 +89,11 @@ class Watch:
         limits = {rule.id: rule.cap.messages_per_day for rule in policy.document.rules if rule.cap is not None}
         stopped = await rule_days(connection, moment.date(), list(limits)) if limits else {}
         self._caps = _Caps(moment.date(), limits, Counter(stopped))
+
+    @property
+    def has_caps(self) -> bool:
+        """Whether what one message does may change what is known of the next."""
+        return bool(self._caps.limits)
 
     def context(self, instruction: Instruction, parts: MailParts, moment: datetime) -> Context:
         """Return what is known of a message beside its content."""
@@ -162,8 +170,8 @@ class Watch:
     def _rate(self, policy: Policy, case: Case, decision: Decision) -> None:
         if self._bounded is not policy:
             self._bounded, self._rates = policy, Rates()
-        asked = _bounded(policy, case)
-        if asked:
+            self._asked = {tool: _with_bound(policy, tool) for tool in TOOLS}
+        if asked := self._asked[case.tool]:
             self._rates.add(asked, [rule for rule in (*decision.rules, *decision.capped) if rule in asked])
 
     async def _take_back(self, policy: Policy, reason: str) -> None:
@@ -181,7 +189,6 @@ class Watch:
         log.error("%s is taken back: %s", policy.name, reason)
 
 
-def _bounded(policy: Policy, case: Case) -> list[str]:
-    return [
-        r.id for r in policy.document.rules if r.bound is not None and r.status == "active" and case.tool in r.tools
-    ]
+def _with_bound(policy: Policy, tool: RuleTool) -> list[str]:
+    """Return the active rules for a tool whose share of messages is bounded."""
+    return [r.id for r in policy.document.rules if r.bound is not None and r.status == "active" and tool in r.tools]

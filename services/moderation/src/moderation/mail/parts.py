@@ -16,8 +16,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 PARTS_MAX = 1_000
 NESTING_MAX = 20
@@ -42,16 +41,14 @@ Degradation = Literal[
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class TextPart:
+class TextPart(NamedTuple):
     """Text that a recipient may see; `html-text` is HTML without its tags, hidden text included."""
 
     kind: Literal["text", "html-text"]
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
+class Link(NamedTuple):
     """Where a link leads, and the text that a recipient sees in its place (None where the address itself is seen).
 
     `bare` is an address that was written without its scheme.
@@ -62,8 +59,7 @@ class Link:
     bare: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class AttachmentPart:
+class AttachmentPart(NamedTuple):
     """A decoded file; `filename` is empty if the mail gives none, `content_type` is in lower case."""
 
     filename: str
@@ -71,16 +67,14 @@ class AttachmentPart:
     content: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Correspondent:
+class Correspondent(NamedTuple):
     """A mailbox as its header shows it."""
 
     address: str
     name: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class MailParts:
+class MailParts(NamedTuple):
     """A mail taken apart; `degraded` names, in order and each once, what could not be read (see the module).
 
     `authentication_results` is the topmost header of that name, as it stands.

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import re
 from email.utils import getaddresses
-from functools import cache
 from itertools import islice
 from typing import TYPE_CHECKING
-
-import re2
 
 from moderation.mail.decoding import decoded_body, decoded_header, decoded_text, header_parameters
 from moderation.mail.hypertext import MARKUPS_MAX, read_html
@@ -24,6 +21,7 @@ from moderation.mail.parts import (
     TextPart,
 )
 from moderation.mail.structure import MailTree
+from moderation.text.engine import engine, places
 
 if TYPE_CHECKING:
     from moderation.mail.parts import Degradation
@@ -139,15 +137,13 @@ def links_in(text: str) -> tuple[Link, ...]:
     links: list[Link] = []
     if "://" in text or "www." in text.lower():
         links = [Link(_trimmed(match[0])) for match in islice(_URL.finditer(text), LINKS_MAX + 1)]
-    for match in islice(_bare_addresses().finditer(text.encode("utf-8", "replace")), LINKS_MAX + 1 - len(links)):
-        written = _trimmed(match[0].decode("utf-8", "replace").strip(" \t\r\n\f\v()<>[]:,;\"'!?."))
-        links.append(Link(f"http://{written}", written, bare=True))
+    # A dot with white space or nothing behind it is in no address.
+    if text.count(".") > text.count(". ") + text.count(".\n") + text.endswith("."):
+        data = text.encode("utf-8", "replace")
+        for start, end in places(engine(_BARE), data, LINKS_MAX + 1 - len(links)):
+            written = _trimmed(data[start:end].decode("utf-8", "replace").strip(" \t\r\n\f\v()<>[]:,;\"'!?."))
+            links.append(Link(f"http://{written}", written, bare=True))
     return tuple(links)
-
-
-@cache
-def _bare_addresses() -> re2._Regexp:
-    return re2.compile(_BARE.encode())
 
 
 def _trimmed(url: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -27,8 +27,7 @@ READ_CHARACTERS_MAX = 8_000
 """Of a longer text the models read the first three quarters and the last quarter of this many characters."""
 
 
-@dataclass(frozen=True, slots=True)
-class Scores:
+class Scores(NamedTuple):
     """Calibrated probabilities of all heads for a text, and the tiers that gave them; `cut_short`: one was left out."""
 
     by_head: Mapping[str, float]

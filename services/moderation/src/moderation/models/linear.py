@@ -6,7 +6,7 @@ theirs. Kept are only lines that came at least twice; one that is in one message
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 
@@ -20,10 +20,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+T = TypeVar("T")
+
 TEXT_CHARACTERS_MAX = 3_000
 """Of a longer text the first two thirds and the last third of this many are read."""
 PASS_CHARACTERS = 1 << 14
-_KEPT_LINES_MAX = 4_096
+KEPT_LINES_MAX = 4_096
 _KEPT_CHARACTERS_MAX = 1 << 20
 _SEEN_MAX = 1 << 16
 _LANE_BITS, _PER_LANE = 21, 3
@@ -58,6 +60,27 @@ class LinearModel:
         return (words * factors[:, :1] + runs * factors[:, 1:]) * self._scale + self._bias
 
 
+class RepeatedLines(Generic[T]):
+    """What is `known` of lines that came at least twice; it begins anew when the room is full."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, T] = {}
+        self._characters = 0
+        self._seen: set[int] = set()
+
+    def again(self, lines: Sequence[str]) -> list[tuple[int, str]]:
+        """Return which of some new lines came before, with their places, and make room for them."""
+        if len(self.known) + len(lines) > KEPT_LINES_MAX or self._characters > _KEPT_CHARACTERS_MAX:
+            self.known.clear()
+            self._characters = 0
+        if len(self._seen) > _SEEN_MAX:
+            self._seen.clear()
+        again = [(place, line) for place, line in enumerate(lines[:KEPT_LINES_MAX]) if hash(line) in self._seen]
+        self._seen.update(map(hash, lines))
+        self._characters += sum(len(line) for _, line in again)
+        return again
+
+
 class _Lines:
     """What lines add to a text: [lines, 2 * columns + 2], sums over words, over runs, and how many of each."""
 
@@ -66,37 +89,23 @@ class _Lines:
         words, runs = table[: 1 << WORD_BITS], table[1 << WORD_BITS :]
         self._words, self._runs = _packed(words), _packed(runs)
         self._hasher = Hasher(PASS_CHARACTERS)
-        self._numbers: dict[str, int] = {}
-        self._kept = np.zeros((_KEPT_LINES_MAX, 2 * self._columns + 2), np.int32)
-        self._kept_characters = 0
-        self._seen: set[int] = set()
+        self._numbers = RepeatedLines[int]()
+        self._kept = np.zeros((KEPT_LINES_MAX, 2 * self._columns + 2), np.int32)
 
     def sums(self, lines: Sequence[str]) -> NDArray[np.int32]:
         new: dict[str, int] = {}
-        known = self._numbers
+        known = self._numbers.known
         numbers = np.array([known[line] if line in known else ~new.setdefault(line, len(new)) for line in lines])
         found = self._kept.take(numbers, axis=0, mode="clip")
         if new:
             fresh = numbers < 0
             of_new = self._of_new(list(new))
             found[fresh] = of_new[~numbers[fresh]]
-            self._keep(list(new), of_new)
+            again = self._numbers.again(list(new))
+            begin = len(known)
+            self._kept[begin : begin + len(again)] = of_new[[place for place, _ in again]]
+            known.update((line, number) for number, (_, line) in enumerate(again, begin))
         return found
-
-    def _keep(self, lines: Sequence[str], sums: NDArray[np.int32]) -> None:
-        """Keep what was seen before; begin anew when the room is full."""
-        if len(self._numbers) + len(lines) > _KEPT_LINES_MAX or self._kept_characters > _KEPT_CHARACTERS_MAX:
-            self._numbers.clear()
-            self._kept_characters = 0
-        if len(self._seen) > _SEEN_MAX:
-            self._seen.clear()
-        again = [n for n, line in enumerate(lines[:_KEPT_LINES_MAX]) if hash(line) in self._seen]
-        self._seen.update(map(hash, lines))
-        begin = len(self._numbers)
-        self._kept[begin : begin + len(again)] = sums[again]
-        for number, place in enumerate(again, begin):
-            self._numbers[lines[place]] = number
-            self._kept_characters += len(lines[place])
 
     def _of_new(self, lines: Sequence[str]) -> NDArray[np.int32]:
         return np.concatenate([self._of_pass(some) for some in passes(letters_of(lines))])

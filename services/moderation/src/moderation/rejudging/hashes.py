@@ -66,7 +66,8 @@ def sketches_of(text: bytes) -> list[int]:
     shingles ^= shingles >> np.uint64(29)
     least = (shingles * _ORDERS).min(axis=1)
     pairs = (least[0::2] * _SPREAD) ^ least[1::2]
-    return [int(pair) for pair in pairs.view(np.int64)]
+    found: list[int] = pairs.view(np.int64).tolist()
+    return found
 
 
 def listed_address(address: str) -> bytes | None:

@@ -9,12 +9,13 @@ from importlib.resources import files
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
-import re2
-
+from moderation.text.engine import engine, occurs
 from moderation.text.offsets import Edit
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
+
+    import re2
 
 EDITS_MAX = 12_000
 WORDS_MAX = 4_000
@@ -35,6 +36,8 @@ _TYPOGRAPHY = str.maketrans(
 )
 # Letters of other scripts that nobody tells from the Latin ones; only they make a whole word a disguise.
 _STRICT = frozenset("аеорсухіјѕԁһӏԝԛѵквмнтАЕОРСУХІЈЅԀҺӀԜԚѴКВМНТοανρικτυΟΑΒΕΖΗΙΚΜΝΡΤΥΧ")
+_KINDS_MAX = 16
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]+")
 _WORD = re.compile(r"[^\W\d_]+")
 
 
@@ -43,6 +46,7 @@ class _Tables(NamedTuple):
     shapes: dict[int, str]  # one letter for one, counted
     longer: dict[int, str]  # one character for none or several
     in_words: dict[int, str]
+    find_any: re2._Regexp
     find_spaces: re2._Regexp
     find_shapes: re2._Regexp
     find_edits: re2._Regexp
@@ -74,13 +78,14 @@ def _tables() -> _Tables:
     strange = _class(in_words, re2_syntax=True)
     return _Tables(
         spaces, shapes, longer, in_words,
-        find_spaces=_engine(_class(spaces, re2_syntax=True)),
-        find_shapes=_engine(_class(shapes, re2_syntax=True)),
-        find_edits=_engine(_class([*longer, *_REGIONAL, *marks], re2_syntax=True)),
+        find_any=engine(_class({*spaces, *shapes, *longer, *_REGIONAL, *marks, *in_words}, re2_syntax=True)),
+        find_spaces=engine(_class(spaces, re2_syntax=True)),
+        find_shapes=engine(_class(shapes, re2_syntax=True)),
+        find_edits=engine(_class([*longer, *_REGIONAL, *marks], re2_syntax=True)),
         edits=re.compile(edited),
-        foreign=_engine(strange),
-        mixed=_engine(f"[A-Za-z]{strange}|{strange}[A-Za-z]"),
-        genuine=_engine(_honest_letter()),
+        foreign=engine(strange),
+        mixed=engine(f"[A-Za-z]{strange}|{strange}[A-Za-z]"),
+        genuine=engine(_honest_letter()),
     )  # fmt: skip
 
 
@@ -133,21 +138,30 @@ def _class(codes: Iterable[int], *, re2_syntax: bool = False) -> str:
     return f"[{''.join(form.format(first, last) for first, last in ranges)}]"
 
 
-def _engine(expression: str) -> re2._Regexp:
-    options = re2.Options()
-    options.never_capture = True
-    return re2.compile(expression.encode(), options)
+def has_other_shapes(data: bytes) -> bool:
+    """Whether a text, UTF-8, has any character that `reshaped`, `letter_edits` or `word_edits` may replace."""
+    return occurs(_tables().find_any, data)
 
 
 def reshaped(text: str, counts: dict[str, int]) -> str:
     """Return a text of the same length in which other shapes of a letter or a space are that letter or space."""
     tables, data = _tables(), text.encode()
-    if tables.find_spaces.search(data) is not None:
-        text = text.translate(tables.spaces)
-    if tables.find_shapes.search(data) is not None:
-        plain = text.translate(tables.shapes)
+    if occurs(tables.find_spaces, data):
+        text = _translated(text, tables.spaces)
+    if occurs(tables.find_shapes, data):
+        plain = _translated(text, tables.shapes)
         counts["lookalikes"] += sum(map(str.__ne__, text, plain))
         return plain
+    return text
+
+
+def _translated(text: str, table: Mapping[int, str]) -> str:
+    """Return what `translate` would, which looks up each letter; a text mostly has few kinds that are not ASCII."""
+    kinds = set("".join(_NOT_ASCII.findall(text)))
+    if len(kinds) > _KINDS_MAX:
+        return text.translate(table)
+    for kind in kinds:
+        text = text.replace(kind, table.get(ord(kind), kind))
     return text
 
 
@@ -158,7 +172,7 @@ def letter_edits(text: str, counts: dict[str, int]) -> Iterator[Edit]:
     learns how many characters were `invisible`. Ends after EDITS_MAX; the caller cuts the text there.
     """
     tables = _tables()
-    if tables.find_edits.search(text.encode()) is None:
+    if not occurs(tables.find_edits, text.encode()):
         return
     for match in islice(tables.edits.finditer(text), EDITS_MAX):
         found = match[0]
@@ -193,10 +207,10 @@ def word_edits(text: str, counts: dict[str, int]) -> Iterator[Edit]:
     A word of look-alikes alone counts when no word of the text is truly of that script: Russian stays Russian.
     """
     tables, data = _tables(), text.encode()
-    if tables.foreign.search(data) is None:
+    if not occurs(tables.foreign, data):
         return
-    honest = tables.genuine.search(data) is not None
-    if honest and tables.mixed.search(data) is None:
+    honest = occurs(tables.genuine, data)
+    if honest and not occurs(tables.mixed, data):
         return
     found = 0
     for match in _WORD.finditer(text):

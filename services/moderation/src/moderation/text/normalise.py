@@ -7,10 +7,9 @@ scans in C. All of it is linear in the text; nothing raises.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
-from moderation.text.letters import EDITS_MAX, letter_edits, reshaped, word_edits
+from moderation.text.letters import EDITS_MAX, has_other_shapes, letter_edits, reshaped, word_edits
 from moderation.text.offsets import Step, edited
 from moderation.text.words import apart_edits, looks_disguised, spelling_edits
 
@@ -18,8 +17,10 @@ TEXT_CHARACTERS_MAX = 1_000_000
 FOREIGN_CHARACTERS_MAX = 250_000
 """What stands beyond is not read (texts of ASCII alone have the larger limit); `complete` tells."""
 
-_TO_LOWER = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ", b"abcdefghijklmnopqrstuvwxyz")
-_CONTROLS = bytes(code for code in (*range(9), *range(0x0E, 0x20), 0x7F))
+_CONTROLS = bytes((*range(9), *range(0x0E, 0x20), 0x7F))
+_CAPITALS = bytes(range(ord("A"), ord("Z") + 1))
+_TO_LOWER = bytes.maketrans(_CONTROLS + _CAPITALS, bytes(len(_CONTROLS)) + _CAPITALS.lower())
+"""Small letters for capitals, and nought for what is not seen."""
 
 
 class Signs(NamedTuple):
@@ -31,17 +32,16 @@ class Signs(NamedTuple):
     spaced: int = 0
 
 
-_NO_SIGNS = Signs()
+NO_SIGNS = Signs()
 
 
-@dataclass(frozen=True, slots=True)
-class NormalisedText:
+class NormalisedText(NamedTuple):
     """`text` in lower case with disguises undone; `data` is its UTF-8; `source` is what was written."""
 
     source: str
     text: str
     data: bytes
-    signs: Signs = _NO_SIGNS
+    signs: Signs = NO_SIGNS
     steps: tuple[Step, ...] = ()
     complete: bool = True
 
@@ -65,7 +65,7 @@ def normalise(source: str) -> NormalisedText:
     text = source[:TEXT_CHARACTERS_MAX]
     if text.isascii():
         data = text.encode().translate(_TO_LOWER)
-        if len(data.translate(None, _CONTROLS)) == len(data):
+        if 0 not in data:
             text = data.decode("ascii")
             complete = len(text) == len(source)
             if not looks_disguised(data):
@@ -78,15 +78,18 @@ def _foreign(source: str, text: str) -> NormalisedText:
     complete = len(text) == len(source)
     counts = _no_counts()
     steps: list[Step] = []
-    text = reshaped(text.encode("utf-8", "replace").decode(), counts)
-    if edits := list(letter_edits(text, counts)):
-        if len(edits) >= EDITS_MAX:
-            text, complete = text[: edits[-1].end], False
-        text, step = edited(text, edits)
-        steps.append(step)
-    if edits := list(word_edits(text, counts)):
-        text, step = edited(text, edits)
-        steps.append(step)
+    data = text.encode("utf-8", "replace")
+    text = data.decode()
+    if has_other_shapes(data):
+        text = reshaped(text, counts)
+        if edits := list(letter_edits(text, counts)):
+            if len(edits) >= EDITS_MAX:
+                text, complete = text[: edits[-1].end], False
+            text, step = edited(text, edits)
+            steps.append(step)
+        if edits := list(word_edits(text, counts)):
+            text, step = edited(text, edits)
+            steps.append(step)
     text = text.lower()
     data = text.encode()
     if looks_disguised(data):

@@ -9,14 +9,12 @@ from importlib.resources import files
 from itertools import islice, product
 from typing import TYPE_CHECKING
 
-import re2
-
+from moderation.text.engine import engine, occurs, places
 from moderation.text.offsets import Edit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-_UNANCHORED = re2._re2.RE2.Anchor.UNANCHORED  # noqa: SLF001  see `occurs`
 DISGUISES_MAX = 4_000
 LETTERS_APART_MAX = 20_000
 """Beyond so many suspicious words and letters the rest of a text is read as it is written."""
@@ -31,6 +29,7 @@ _SUSPECT = (
 _SPELLED = r"[a-z0-9@$!|+*]*(?:[a-z][013457890@$!|+*]|[0134578@$][a-z])[a-z0-9@$!|+*]*"
 _APART = rf"\b[a-z](?:{_SEPARATORS}[a-z0-9@$!]){{2,}}"
 _DRAWN_OUT = r"[a-z]*(?:" + "|".join(f"{letter}{{3,}}" for letter in "abcdefghijklmnopqrstuvxyz") + r")[a-z]*"
+_SPELLED_OR_DRAWN_OUT = f"{_SPELLED}|{_DRAWN_OUT}"
 
 _LETTERS = {
     "0": "o", "1": "il", "3": "e", "4": "a", "5": "s", "7": "t", "8": "b",
@@ -58,33 +57,19 @@ def lexicon() -> frozenset[str]:
     return frozenset(line for line in lines if not line.startswith("#"))
 
 
-@cache
-def _pattern(expression: str) -> re2._Regexp:
-    options = re2.Options()
-    options.never_capture = True
-    return re2.compile(expression.encode(), options)
-
-
-def occurs(pattern: re2._Regexp, data: bytes) -> bool:
-    """Whether a pattern occurs: what `search` asks, at half the cost without its Python around it."""
-    (start, _), *_ = pattern._regexp.Match(_UNANCHORED, data, 0, len(data))  # noqa: SLF001
-    return bool(start >= 0)
-
-
 def looks_disguised(lower: bytes) -> bool:
     """Whether anything in an ASCII or UTF-8 text in lower case is worth the second look."""
-    return occurs(_pattern(_SUSPECT), lower)
+    return occurs(engine(_SUSPECT), lower)
 
 
 def apart_edits(text: str, counts: dict[str, int]) -> Iterator[Edit]:
     """Yield words whose letters stand apart (`c a s i n o`), joined; several in a row are told apart by the lexicon."""
     data = text.encode()
-    places = _Places(data)
+    character = _Places(data)
     left = LETTERS_APART_MAX
-    for match in islice(_pattern(_APART).finditer(data), DISGUISES_MAX):
-        start, end = match.span()
-        if end < len(data) and chr(data[end]) in _INNER:  # the last letter begins a longer word
-            end -= 2
+    for start, last in places(engine(_APART), data, DISGUISES_MAX):
+        # The last letter may begin a longer word.
+        end = last - 2 if last < len(data) and chr(data[last]) in _INNER else last
         letters = data[start:end:2].decode("ascii")
         if len(letters) < 3 or sum(map(str.isalpha, letters)) * 3 < len(letters) * 2:
             continue
@@ -92,7 +77,7 @@ def apart_edits(text: str, counts: dict[str, int]) -> Iterator[Edit]:
         left -= len(letters)
         if left < 0:
             return
-        yield Edit(places(start), places(end), _told_apart(letters))
+        yield Edit(character(start), character(end), _told_apart(letters))
 
 
 def _told_apart(letters: str) -> str:
@@ -131,11 +116,9 @@ def spelling_edits(text: str, counts: dict[str, int]) -> Iterator[Edit]:
     What is part of an address (link, mail, handle) is left alone: links are judged by their own rules.
     """
     data = text.encode()
-    places = _Places(data)
+    character = _Places(data)
     done = 0
-    both = f"{_SPELLED}|{_DRAWN_OUT}"
-    for match in islice(_pattern(both).finditer(data), DISGUISES_MAX):
-        start, end = match.span()
+    for start, end in places(engine(_SPELLED_OR_DRAWN_OUT), data, DISGUISES_MAX):
         token = data[start:end].decode("ascii")
         if start < done or len(token) > _WORD_CHARACTERS_MAX or _in_address(data, start, end):
             continue
@@ -144,7 +127,7 @@ def spelling_edits(text: str, counts: dict[str, int]) -> Iterator[Edit]:
         if read is not None and read != word:
             counts["leet"] += 1
             done = start + len(word)
-            yield Edit(places(start), places(done), read)
+            yield Edit(character(start), character(done), read)
 
 
 def _in_address(data: bytes, start: int, end: int) -> bool:
