@@ -155,7 +155,8 @@ class PatternBank:
         for pattern, part in enumerate(map(_telling_part, expanded)):
             if part is None:
                 raise PatternError(
-                    pattern, "nothing of the pattern must stand in a text: each of its parts may be empty"
+                    pattern,
+                    "nothing of the pattern must stand in a text: each of its parts may be empty or white space",
                 )
             number = numbers.setdefault(part, len(numbers))
             if number == len(told):
@@ -190,7 +191,7 @@ class PatternBank:
 def _telling_part(pattern: str) -> str | None:
     """Return the part to look for: the one that letters of every day have least, of several the one of most words.
 
-    None when each part may be empty.
+    None when each part may be empty or white space.
     """
     parts = [(part, re2.compile(part.encode(), _options())) for part in segments(pattern)]
     telling = [(part, engine) for part, engine in parts if engine.search(b"") is None]
