@@ -22,7 +22,7 @@ def screened(lines, *options):
 @pytest.fixture(scope="module")
 def results():
     lines = [
-        {"id": 1, "tool": "email", "text": "Order fake passports today", "from": "Shop <shop@example.com>"},
+        {"id": 1, "tool": "email", "text": "We sell fake driving licences and ID cards", "from": "Shop <shop@example.com>"},
         {"id": "two", "tool": "sms", "text": "See you tomorrow at ten."},
         {"id": 3, "text": "Buy ｆａｋｅ p4ssports in bulk", "html": "<a href='http://203.0.113.7/x'>here</a>"},
         {"id": 4, "text": 7},
@@ -42,7 +42,7 @@ def test_what_breaks_a_clause_is_blocked_with_evidence_and_no_content(results):
     first = results[0]
     assert (first["action"], first["clauses"], first["rules"]) == ("block", ["R3.a"], ["crime.forged-documents"])
     assert first["evidence"][0]["part"] == "text[0]"
-    assert "passports" not in json.dumps(first)
+    assert "licences" not in json.dumps(first)
     assert results[1]["action"] == "allow"
 
 
@@ -104,7 +104,7 @@ def test_policies_are_checked_compared_and_tried(tmp_path):
         ),
         "utf-8",
     )
-    lines = b'{"id": 1, "text": "Order fake passports today"}\n{"id": 2, "text": "hello"}\n'
+    lines = b'{"id": 1, "text": "We sell fake driving licences and ID cards"}\n{"id": 2, "text": "hello"}\n'
     told = ran("policy", "backtest", str(new), given=lines)
     assert "messages      2" in told
     assert "newly passed  1" in told

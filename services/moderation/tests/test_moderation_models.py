@@ -148,7 +148,7 @@ def test_what_has_lines_or_is_long_is_a_letter_and_each_of_its_features_counts_o
 def test_the_model_of_spam_is_asked_where_the_first_tier_is_not_sure_and_reads_each_text_alone():
     rng = np.random.default_rng(5)
     table = rng.integers(-127, 128, ((1 << spam.WORD_BITS) + (1 << spam.CHARACTER_BITS), 2)).astype(np.int8)
-    figures = SpamFigures(gate=-4, own=(1, 1), linear=(0.2, 0.2), offset=(0, 0))
+    figures = SpamFigures(gate=(-4, -4), own=(1, 1), linear=(0.2, 0.2), offset=(0, 0))
     model = spam.SpamModel(table, np.ones(2, np.float32), np.zeros(2, np.float32), figures)
     texts = read(TEXTS)
     columns = np.full((len(texts), len(HEADS)), -5, np.float32)
@@ -159,6 +159,16 @@ def test_the_model_of_spam_is_asked_where_the_first_tier_is_not_sure_and_reads_e
     alone = [model.logits([text], np.array([-4], np.float32))[0] for text in texts]
     assert np.array_equal(columns[:, -1], alone)
     assert (columns[:, :-1] == -5).all()
+
+
+def test_the_model_of_spam_is_asked_for_letters_and_for_short_texts_from_gates_of_their_own():
+    table = np.zeros(((1 << spam.WORD_BITS) + (1 << spam.CHARACTER_BITS), 2), np.int8)
+    figures = SpamFigures(gate=(2, -3), own=(1, 1), linear=(0, 0), offset=(0, 0))
+    model = spam.SpamModel(table, np.ones(2, np.float32), np.zeros(2, np.float32), figures)
+    columns = np.full((3, len(HEADS)), 1, np.float32)
+    columns[2, -1] = 2
+    with_spam(model, columns, ["call me", "re: offer\ncall me", "re: offer\ncall me"])
+    assert columns[:, -1].tolist() == [0, 1, 0]
 
 
 def test_the_second_tier_reads_what_the_first_is_not_sure_of_and_no_business(bank):

@@ -25,10 +25,14 @@ if TYPE_CHECKING:
 
 
 SEED = 17
-RATE, HEADS_RATE = 2.5e-4, 2e-3
+PASSES = 2
+"""How often the mixture is gone through: each time drawn, disturbed, spelt out and put in order anew."""
+BATCHES = 2100
+"""So many batches are read, somewhat more than the first pass has: a second pass would take another half hour."""
+RATE, HEADS_RATE = 2e-4, 2e-3
 """The highest rates: of the layers, and of the last one, which begins at zero."""
-WARMING = 100
-"""The rate rises for so many batches, then falls in a line, to nothing at the last batch."""
+WARMING, FALLING = 100, 1000
+"""The rate rises for so many batches, stays, and falls in a line for so many, to nothing after the last batch."""
 TOKENS_MAX, BATCH_TOKENS = 72, 2048
 SETTLED_LAYERS = 2
 """So many of the lowest layers, and the tables below them, are left as they are: less to compute."""
@@ -37,7 +41,7 @@ PROCESSOR = Path("/proc/cpuinfo")
 
 
 def main() -> None:
-    """Train the encoder in one stage."""
+    """Train the encoder: all passes in one stage, with one course of the rate over them."""
     parser = argparse.ArgumentParser()
     for name in ("data", "work"):
         parser.add_argument(f"--{name}", type=Path, required=True)
@@ -51,11 +55,13 @@ def main() -> None:
     reader = WordPiece(pieces)
     model = from_minilm(minilm / "model.safetensors", kept)
     for part in (model.words, model.positions, model.norm, *model.layers[:SETTLED_LAYERS]):
-        part.requires_grad_(False)
-    examples = mixture(given.data, random)
-    numbers = [reader.read(as_read(disturb(one.text, random)), TOKENS_MAX) for one in examples]
-    batches = list(make_batches(examples, numbers, BATCH_TOKENS, random))
-    print(f"{len(examples)} examples, {len(batches)} batches", flush=True)
+        part.requires_grad_(False).eval()
+    batches = []
+    for number in range(PASSES):
+        examples = mixture(given.data, number, random)
+        numbers = [reader.read(as_read(disturb(one.text, random)), TOKENS_MAX) for one in examples]
+        batches += make_batches(examples, numbers, BATCH_TOKENS, random)
+        print(f"pass {number}: {len(examples)} examples, {len(batches)} batches so far", flush=True)
     train(model, batches, given.work)
     torch.save(model.state_dict(), given.work / "encoder.pt")
 
@@ -110,7 +116,7 @@ def make_batches(
 
 
 def train(model: Encoder, batches: list[tuple[torch.Tensor, ...]], work: Path) -> None:
-    """Run AdamW once over the batches, products in bfloat16 where the processor has them."""
+    """Run AdamW over the first `BATCHES`, products in bfloat16 where the processor has them."""
     short = PROCESSOR.exists() and "avx512_bf16" in PROCESSOR.read_text(encoding="utf-8")
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     groups = [
@@ -121,9 +127,11 @@ def train(model: Encoder, batches: list[tuple[torch.Tensor, ...]], work: Path) -
     optimiser = torch.optim.AdamW(groups, lr=RATE, fused=True)
     began, mean, tokens = time.monotonic(), 0.0, 0
     for step, (numbers, labels, weights) in enumerate(batches):
+        if step == BATCHES:
+            break
         if step % SAVED_EVERY == 0:
             torch.save(model.state_dict(), work / "encoder.part.pt")
-        part = min((step + 1) / WARMING, (len(batches) - step) / (len(batches) - WARMING))
+        part = min((step + 1) / WARMING, 1.0, (BATCHES - step) / FALLING)
         for group in optimiser.param_groups:
             group["lr"] = group["highest"] * part
         with torch.autocast("cpu", torch.bfloat16, enabled=short):
@@ -139,7 +147,7 @@ def train(model: Encoder, batches: list[tuple[torch.Tensor, ...]], work: Path) -
         tokens += numbers.numel()
         if step % 20 == 0:
             seconds = time.monotonic() - began
-            print(f"{step}/{len(batches)} loss {mean:.4f} {tokens / seconds:.0f} tokens/s {seconds:.0f} s", flush=True)
+            print(f"{step}/{BATCHES} loss {mean:.4f} {tokens / seconds:.0f} tokens/s {seconds:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

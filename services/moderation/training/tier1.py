@@ -40,7 +40,7 @@ SPAM_WEIGHT_OF_HONEST_MAIL = 3.0
 NEEDS_A_SECOND_LOOK = {
     "counter", "negated", "neutral_identity", "reclaimed", "other_target", "self_harm", "threat_not", "counter_2",
     "target_2", "benign_plain", "fn_identity_neutral", "fn_negated_good", "fn_counter", "fn_other_targets",
-    "fn_slur_other_sense", "fn_violence_not", "pair_defend", "pair_report",
+    "fn_slur_other_sense", "fn_violence_not", "pair_defend", "pair_report", "deny_late", "report_wide",
 }  # fmt: skip
 """Sections of synthetic texts that only tier 2 can tell from what they resemble."""
 MAIL = {"enron_spam", "spamassassin"}

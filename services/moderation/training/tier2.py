@@ -27,12 +27,13 @@ from training.synthesis import synthetic_rows
 TOKENS_MAX = 96
 FLATTENED = {"spam": 0.5}
 """Heads whose log-odds are made smaller, in both tiers: scores have four decimals, so those near 1 would be equal."""
-BESIDE = {"spam": 0.3}
+BESIDE = {"spam": 0.7}
 """Heads for which the encoder's log-odds are added, by so much, to those of a model that has the word: it reads too
 little of a long mail."""
 GATES = {"spam": 0.85}
 """Heads whose gate is set by hand, higher than by the share of clean text: tier 2 has little to add to them."""
-CLEAN_PER_HEAD, CLEAN_BY_NEED = 0.001, 0.01
+CLEAN_PER_HEAD = dict.fromkeys(HEADS, 0.001) | {"hate": 0.008, "threat": 0.004, "sexual": 0.002, "phish": 0.01}
+CLEAN_BY_NEED = 0.012
 """Share of clean business text that each head's gate, and the column of need, may send to tier 2."""
 
 
@@ -68,7 +69,7 @@ def main() -> None:
     }
     alone = sigmoid(columns * np.array(manifest["linear"]["slope"]) + np.array(manifest["linear"]["offset"]))
     clean = np.array([is_clean(row) for row in rows])
-    gate = np.quantile(alone[clean], 1 - CLEAN_PER_HEAD, axis=0)
+    gate = [np.quantile(column, 1 - CLEAN_PER_HEAD[head]) for head, column in zip(HEADS, alone[clean].T, strict=True)]
     for head, least in GATES.items():
         gate[HEADS.index(head)] = least
     limit = float(np.quantile(need[clean], 1 - CLEAN_BY_NEED))

@@ -2,7 +2,8 @@
 """Which language a text is in, as far as screening needs to know: is it English, and if not, does tier 0 cover it.
 
 Scripts tell most; languages in Latin and Cyrillic letters are told apart by the commonest little words at the
-beginning. Too short or too mixed is None.
+beginning. Too short or too mixed is None. Of English more words are known than of the others: the models hang on it,
+and "do", "to" and "a" are words of several languages.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ TIER0_LANGUAGES = frozenset(["en", "de", "fr", "es", "it", "nl", "pt", "pl", "ru
 _HEAD_CHARACTERS = 400
 _WORDS_MIN = 2
 _LITTLE_WORDS = {
-    "en": "the and you your to of for is are we in on this that with have please our not it be will if can from at i my",
+    "en": "the and you your to of for is are we in on this that with have please our not it be will if can from at i my a an do does did was were they he she his him them but what how who when there would could should just get got like out up about some no by than then never don't i'm it's u ur",
     "de": "der die das und sie ihr ihre ist nicht ein eine mit für von zu wir auf bitte den dem im sich auch wird haben ich",
     "fr": "le la les et vous votre vos de des est un une pour nous pas que dans sur avec du au ce je merci sont ne",
     "es": "el los las y su sus de es un una para por que no en con del se al usted gracias está lo como más tu",

@@ -108,7 +108,8 @@ class ModelBank:
 
 def with_spam(model: SpamModel, columns: NDArray[np.float32], texts: Sequence[str]) -> None:
     """Put the model of spam's word in the place of tier 1's for texts that are not harmless by tier 1."""
-    asked = np.flatnonzero(columns[:, _SPAM] >= model.gate).tolist()
+    said = columns[:, _SPAM].tolist()
+    asked = [number for number, text in enumerate(texts) if model.wanted(text, said[number])]
     if asked:
         columns[asked, _SPAM] = model.logits([texts[number] for number in asked], columns[asked, _SPAM])
 

@@ -39,7 +39,7 @@ class LinearFigures(_Closed):
 class SpamFigures(_Closed):
     """When the model of spam is asked, and what becomes of its word and tier 1's: log-odds, per kind of text."""
 
-    gate: float
+    gate: PerKind
     """It reads a text when tier 1's logit of spam is at least this."""
     own: PerKind
     linear: PerKind

@@ -44,13 +44,17 @@ class SpamModel:
             np.array(pair, np.float32) for pair in (figures.own, figures.linear, figures.offset)
         )
         self._reader = Reader()
-        self.gate = figures.gate
+        self._gate = figures.gate
 
     @classmethod
     def load(cls, file: Path, figures: SpamFigures) -> SpamModel:
         """Read `table` (int8), `scale` and `bias` (float32 per column) of a .npz file."""
         with np.load(file, allow_pickle=False) as arrays:
             return cls(arrays["table"], arrays["scale"], arrays["bias"], figures)
+
+    def wanted(self, text: str, linear: float) -> bool:
+        """Whether a text of which tier 1 said `linear` is to be read."""
+        return linear >= self._gate[_column_of(text)]
 
     def logits(self, texts: Sequence[str], linear: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return log-odds for normalised texts of which tier 1 said `linear`; none depends on its neighbours."""
@@ -101,7 +105,11 @@ class Reader:
 
 def columns_of(texts: Sequence[str]) -> NDArray[np.intp]:
     """Return the column of each text: what has lines, or is longer than two text messages, is a letter."""
-    return np.array([SHORT if len(text) <= _SHORT_CHARACTERS_MAX and "\n" not in text else LETTERS for text in texts])
+    return np.array([_column_of(text) for text in texts])
+
+
+def _column_of(text: str) -> int:
+    return SHORT if len(text) <= _SHORT_CHARACTERS_MAX and "\n" not in text else LETTERS
 
 
 def _once(parts: Sequence[NDArray[np.integer]], seen: NDArray[np.int32]) -> NDArray[np.int64]:

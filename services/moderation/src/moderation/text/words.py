@@ -248,9 +248,10 @@ _KNOWN_SHARE_MIN = 1 / 3
 
 def reads_as_english(text: str) -> bool:
     """Whether the beginning of a normalised text has enough English words for a model of English to judge it."""
-    words = _ANY_WORD.findall(restored(text[:_READ_CHARACTERS]))
+    words = _ANY_WORD.findall(_NAMES.sub(" ", restored(text[:_READ_CHARACTERS])))
     known = lexicon()
     return sum(word in known for word in words) >= max(1, len(words) * _KNOWN_SHARE_MIN)
 
 
 _ANY_WORD = re.compile(r"[^\W\d_]+")
+_NAMES = re.compile(r"@\S+|https?:\S+|www\.\S+")
