@@ -22,7 +22,12 @@ def screened(lines, *options):
 @pytest.fixture(scope="module")
 def results():
     lines = [
-        {"id": 1, "tool": "email", "text": "We sell fake driving licences and ID cards", "from": "Shop <shop@example.com>"},
+        {
+            "id": 1,
+            "tool": "email",
+            "text": "We sell fake driving licences and ID cards",
+            "from": "Shop <shop@example.com>",
+        },
         {"id": "two", "tool": "sms", "text": "See you tomorrow at ten."},
         {"id": 3, "text": "Buy ｆａｋｅ p4ssports in bulk", "html": "<a href='http://203.0.113.7/x'>here</a>"},
         {"id": 4, "text": 7},
