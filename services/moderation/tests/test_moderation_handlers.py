@@ -76,6 +76,7 @@ class SlowScorer:
     digest: str = "model@sha256:0"
     looked_on: bool = False
     begun: int = 0
+    finished: int = 0
     _again: threading.Event = field(default_factory=threading.Event)
 
     def begin(self, texts):
@@ -86,7 +87,8 @@ class SlowScorer:
 
     def finish(self, begun, *, hurried=False):
         assert not hurried
-        if not self._again.is_set() and self.seconds:
+        self.finished += 1
+        if self.finished == 1 and self.seconds:
             self.looked_on = self._again.wait(self.seconds)
         return [
             Scores(dict.fromkeys(HEADS, 0.9 if "spam" in text else 0.1), ("linear", "encoder")) for text in begun.texts
