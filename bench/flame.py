@@ -57,8 +57,9 @@ def record(stack: Stack, scratch: Path, arguments: argparse.Namespace) -> None:
                 [
                     *(str(ROOT / ".tools" / "bin" / "uv"), "tool", "run", SPY, "record", "--pid", str(pids[service])),
                     *("--gil", "--duration", str(arguments.seconds), "--output"),
-                    str(arguments.folder / f"{service}.svg"),
-                ]
+                    f"{service}.svg",
+                ],
+                cwd=arguments.folder,
             )
             for service in arguments.services.split(",")
         ]
