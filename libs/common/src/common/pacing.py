@@ -5,8 +5,8 @@ of what a message costs. A loop therefore keeps a least time from one batch to t
 cycle grows: nobody notices 80 ms more in a burst, and each message becomes cheaper. A message that comes alone waits
 for nothing: the rest is over long before.
 
-One long cycle on the road is enough: who publishes a batch each 80 ms paces whoever reads it, so the reader's own
-cycle may be short and its records do not wait a second time.
+One long cycle on the road is enough: who publishes a batch each 60 ms, as the door does, paces whoever reads it, so the
+reader's own cycle may be short and its records do not wait a second time.
 """
 
 from __future__ import annotations

@@ -70,6 +70,8 @@ if TYPE_CHECKING:
 
 SERVICE = "moderation"
 GROUP = "moderation.screening"
+# The door publishes in batches: they are the pace, and no message waits a second time.
+SCREENING_CYCLE_SECONDS = 0.02
 CONNECTIONS_MAX = 6
 POLICIES_OLD_SECONDS = 10.0
 CASES_EVERY_SECONDS = 30.0
@@ -205,6 +207,7 @@ def _changes_of_lists(
         rejudging.on_list_changed,
         publisher,
         instance=settings.instance,
+        cycle_seconds=SCREENING_CYCLE_SECONDS,
         stop_process=stop_process,
         tracer=telemetry.tracer,
         measures=telemetry.measures,

@@ -52,8 +52,8 @@ if TYPE_CHECKING:
 
 PLANNING_GROUP = "routing.planning"
 EMAIL_PROVIDER = "smtp.default"
-# Moderation publishes in batches: they are the pace, and no verdict waits a second time.
-PLANNING_CYCLE_SECONDS = 0.03
+# The door's batches come through moderation as batches: they are the pace, and no verdict waits a second time.
+PLANNING_CYCLE_SECONDS = 0.01
 CLAIM_EVERY_SECONDS = 0.5
 SWEEP_EVERY_SECONDS = 1.0
 
