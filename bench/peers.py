@@ -14,11 +14,12 @@ import shutil
 import socket
 import subprocess
 import time
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-import psutil
+from processes import usage
 
 PATHS = "/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin"
 START_SECONDS = 20.0
@@ -86,26 +87,28 @@ class Relayed:
     cpu_ms: float
 
 
-class Relay:
+class Relay(ABC):
     """A relay between smtp-source and smtp-sink."""
 
-    NAME = ""
-    NOTE = ""
+    NAME: str
+    NOTE: str
 
     def __init__(self, scratch: Path, sink_port: int) -> None:
         self._folder = scratch / self.NAME.lower()
         self._port = free_port()
         self._sink_port = sink_port
 
+    @abstractmethod
     def __enter__(self) -> Self:
-        raise NotImplementedError
+        """Start it."""
 
+    @abstractmethod
     def __exit__(self, *_: object) -> None:
-        raise NotImplementedError
+        """Stop it."""
 
+    @abstractmethod
     def _pid(self) -> int:
         """Return the process whose children do the work."""
-        raise NotImplementedError
 
     def relay(self, mails: int, sink: Sink) -> Relayed:
         """Send that many 2 KB mails through it."""
@@ -126,14 +129,7 @@ class Relay:
         return Relayed(mails / seconds, (self._cpu_seconds() - cpu_before) / mails * 1e6)
 
     def _cpu_seconds(self) -> float:
-        master = psutil.Process(self._pid())
-        own = master.cpu_times()
-        seconds = own.user + own.system + own.children_user + own.children_system
-        for child in master.children(recursive=True):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                times = child.cpu_times()
-                seconds += times.user + times.system
-        return float(seconds)
+        return usage(self._pid(), children=True)[0]
 
 
 class Postfix(Relay):

@@ -6,7 +6,6 @@ import gc
 from weakref import WeakSet
 
 import httpx
-import httpx_aiohttp
 import pytest
 from aiohttp import web
 
@@ -39,7 +38,7 @@ async def url():
 
 async def test_bodies_of_a_call_are_freed_with_its_answer(url, monkeypatch):
     responses = WeakSet()
-    send = httpx_aiohttp.HttpxAiohttpClient.send
+    send = httpx.AsyncClient.send
 
     async def noting(self, *arguments, **options):
         responses.add(response := await send(self, *arguments, **options))

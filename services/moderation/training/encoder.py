@@ -62,7 +62,7 @@ def main() -> None:
         numbers = [reader.read(as_read(disturb(one.text, random)), TOKENS_MAX) for one in examples]
         batches += make_batches(examples, numbers, BATCH_TOKENS, random)
         print(f"pass {number}: {len(examples)} examples, {len(batches)} batches so far", flush=True)
-    train(model, batches, given.work)
+    train(model, batches[:BATCHES], given.work)
     torch.save(model.state_dict(), given.work / "encoder.pt")
 
 
@@ -116,7 +116,7 @@ def make_batches(
 
 
 def train(model: Encoder, batches: list[tuple[torch.Tensor, ...]], work: Path) -> None:
-    """Run AdamW over the first `BATCHES`, products in bfloat16 where the processor has them."""
+    """Run AdamW once over the batches, products in bfloat16 where the processor has them."""
     short = PROCESSOR.exists() and "avx512_bf16" in PROCESSOR.read_text(encoding="utf-8")
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     groups = [
@@ -127,11 +127,9 @@ def train(model: Encoder, batches: list[tuple[torch.Tensor, ...]], work: Path) -
     optimiser = torch.optim.AdamW(groups, lr=RATE, fused=True)
     began, mean, tokens = time.monotonic(), 0.0, 0
     for step, (numbers, labels, weights) in enumerate(batches):
-        if step == BATCHES:
-            break
         if step % SAVED_EVERY == 0:
             torch.save(model.state_dict(), work / "encoder.part.pt")
-        part = min((step + 1) / WARMING, 1.0, (BATCHES - step) / FALLING)
+        part = min((step + 1) / WARMING, 1.0, (len(batches) - step) / FALLING)
         for group in optimiser.param_groups:
             group["lr"] = group["highest"] * part
         with torch.autocast("cpu", torch.bfloat16, enabled=short):
@@ -147,7 +145,7 @@ def train(model: Encoder, batches: list[tuple[torch.Tensor, ...]], work: Path) -
         tokens += numbers.numel()
         if step % 20 == 0:
             seconds = time.monotonic() - began
-            print(f"{step}/{BATCHES} loss {mean:.4f} {tokens / seconds:.0f} tokens/s {seconds:.0f} s", flush=True)
+            print(f"{step}/{len(batches)} loss {mean:.4f} {tokens / seconds:.0f} tokens/s {seconds:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -27,13 +27,13 @@ except ImportError:  # pragma: no cover  no wheel for this platform
     hyperscan = None  # type: ignore[assignment]
 
 from moderation.segments import WHITE_SPACE, bytes_suffice, flat, segments
+from moderation.text.engine import place
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 Backend = Literal["hyperscan", "re2"]
 
-_UNANCHORED = re2._re2.RE2.Anchor.UNANCHORED  # noqa: SLF001  see PatternBank
 _RE2_MEMORY_BYTES = 64 * 1024 * 1024
 _REMEMBERED_PATTERNS = 8_192
 """Policies share most of their patterns with the versions before them: what is compiled for one serves the next."""
@@ -145,8 +145,6 @@ class PatternBank:
         """Compile; raise PatternError for the first pattern that is not valid."""
         expanded = [expand_spaces(pattern) for pattern in patterns]
         self._located = [_compile(index, pattern) for index, pattern in enumerate(expanded)]
-        # What `search` asks; without its Python around it half the cost.
-        self._engines = [located._regexp for located in self._located]  # noqa: SLF001
         self.size = len(expanded)
         self.backend = backend or preferred_backend()
         self._index: _Index | None = None
@@ -174,12 +172,9 @@ class PatternBank:
         found = self._index.candidates(flat(data))
         if not found:
             return []
-        hits: list[Hit] = []
-        for pattern in sorted([pattern for part in found for pattern in self._told[part]]):
-            start, end = self._engines[pattern].Match(_UNANCHORED, data, 0, len(data))[0]
-            if start >= 0:
-                hits.append(Hit(pattern, start, end))
-        return hits
+        candidates = sorted([pattern for part in found for pattern in self._told[part]])
+        spans = [(pattern, place(self._located[pattern], data)) for pattern in candidates]
+        return [Hit(pattern, *span) for pattern, span in spans if span is not None]
 
     def locate_all(self, pattern: int, data: bytes, hits_max: int) -> list[Hit]:
         """Return the first places where a pattern occurs, at most `hits_max`."""
