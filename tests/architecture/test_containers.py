@@ -323,6 +323,7 @@ def test_observability_turns_telemetry_on_in_every_service_and_its_files_are_the
         name: part["environment"]["OTEL_EXPORTER_OTLP_ENDPOINT"] for name, part in parts.items() if name in PARTS
     }
     assert endpoints == dict.fromkeys(SERVICES, "http://collector:4318")
+    assert set(parts["prometheus"]["depends_on"]) == set(SERVICES), "else every start pages"
     for name in parts.keys() - set(SERVICES):
         assert parts[name]["cap_drop"] == ["ALL"]
         mounted = [volume.split(":")[0] for volume in parts[name]["volumes"] if volume.startswith("./")]
