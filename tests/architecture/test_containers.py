@@ -294,8 +294,46 @@ def test_prometheus_itself_reads_its_configuration():
 def test_every_service_and_copy_is_scraped_under_its_name():
     configuration = yaml.safe_load((CHECKOUT / "deploy" / "observability" / "prometheus.yml").read_text("utf-8"))
     (job,) = configuration["scrape_configs"]
-    copies = yaml.load((CHECKOUT / "deploy" / "compose.copies.yml").read_text("utf-8"), Loader=Tolerant)["services"]
-    assert set(job["dns_sd_configs"][0]["names"]) == {*SERVICES, *copies}
+    # A name that DNS has forgotten is no target: a service found by DNS alone would be away without an alert.
+    assert {target for group in job["static_configs"] for target in group["targets"]} == {
+        f"{service}:8000" for service in SERVICES
+    }
+    copies = layer("copies")["services"]
+    assert set(job["dns_sd_configs"][0]["names"]) == set(copies)
+    for service in SERVICES:
+        assert relabelled({"__address__": f"{service}:8000"}, job["relabel_configs"])["service"] == service
+    for name, part in copies.items():
+        found = {"__address__": "172.18.0.7:8000", "__meta_dns_name": name}
+        assert relabelled(found, job["relabel_configs"])["service"] == part["extends"]["service"]
+
+
+def relabelled(labels, rules):
+    """What Prometheus makes of a target's labels: a rule whose expression matches all of them sets one."""
+    labels = dict(labels)
+    for rule in rules:
+        value = ";".join(labels.get(label, "") for label in rule["source_labels"])
+        if match := re.fullmatch(rule["regex"], value):
+            labels[rule["target_label"]] = match[1]
+    return labels
+
+
+def test_observability_turns_telemetry_on_in_every_service_and_its_files_are_there():
+    parts = layer("observability")["services"]
+    endpoints = {
+        name: part["environment"]["OTEL_EXPORTER_OTLP_ENDPOINT"] for name, part in parts.items() if name in PARTS
+    }
+    assert endpoints == dict.fromkeys(SERVICES, "http://collector:4318")
+    assert set(parts["prometheus"]["depends_on"]) == set(SERVICES), "else every start pages"
+    for name in parts.keys() - set(SERVICES):
+        assert parts[name]["cap_drop"] == ["ALL"]
+        mounted = [volume.split(":")[0] for volume in parts[name]["volumes"] if volume.startswith("./")]
+        assert mounted
+        assert [path for path in mounted if not (CHECKOUT / path).exists()] == []
+
+
+def layer(name):
+    """A compose file that goes on top."""
+    return yaml.load((CHECKOUT / "deploy" / f"compose.{name}.yml").read_text("utf-8"), Loader=Tolerant)
 
 
 class Tolerant(yaml.SafeLoader):
