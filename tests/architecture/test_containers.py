@@ -291,6 +291,16 @@ def test_prometheus_itself_reads_its_configuration():
         assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_alerts_are_documented_as_they_are():
+    rules = yaml.safe_load((CHECKOUT / "deploy/observability/alerts.yml").read_text("utf-8"))["groups"][0]["rules"]
+    rows = (CHECKOUT / "docs/telemetry.md").read_text("utf-8").splitlines()
+    named = {found[1]: found[2] for row in rows if (found := re.match(r"\| [^|]+ \(([A-Z]\w+)\) \| (.*?) \|", row))}
+    waits = {rule["alert"]: f" for {rule['for']}" if "for" in rule else "" for rule in rules}
+    assert named.keys() == waits.keys()
+    for rule in rules:
+        assert named[rule["alert"]].startswith(f"`{rule['expr']}`{waits[rule['alert']]}")
+
+
 def test_every_service_and_copy_is_scraped_under_its_name():
     configuration = yaml.safe_load((CHECKOUT / "deploy" / "observability" / "prometheus.yml").read_text("utf-8"))
     (job,) = configuration["scrape_configs"]

@@ -2,7 +2,10 @@
 
 import hashlib
 import json
+import os
 import shutil
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -263,3 +266,11 @@ def test_of_too_many_pieces_three_quarters_come_from_the_beginning():
 def test_emoji_are_read_by_their_names():
     assert plain_letters("CAFÉ 👩🏽") == "cafe  woman "
     assert WordPiece(PIECES).read("👩🏽", 8) == [2, 8, 3]
+
+
+def test_the_runtime_of_the_encoder_keeps_no_device_id_and_no_events(tmp_path):
+    """ONNX Runtime would note each session in a database in the user's cache folder, and send it to its maker."""
+    load = "from moderation.models import ModelBank; from moderation.models.weights import WEIGHTS; ModelBank.load(WEIGHTS)"
+    asked = {name: value for name, value in os.environ.items() if not name.startswith(("ORT_", "XDG_"))}
+    subprocess.run([sys.executable, "-c", load], env=asked | {"HOME": str(tmp_path)}, check=True, timeout=50)
+    assert list(tmp_path.rglob("*")) == []
