@@ -117,7 +117,7 @@ TRAIN = PYTHONPATH=services/moderation/src:services/moderation OMP_NUM_THREADS=1
 need-data:
 	@[ -f "$(DATA)/dev.jsonl.gz" ] || { echo "error say where the labelled rows are: make train DATA=FOLDER (with dev.jsonl.gz)" >&2; exit 1; }
 
-train: need-data .venv-train/.complete ## train the screening models anew: make train DATA=FOLDER (most of an hour)
+train: need-data .venv-train/.complete ## train the screening models anew: make train DATA=FOLDER (an hour and a quarter)
 	@mkdir -p $(TRAIN_WORK)
 	$(TRAIN) training.encoder --data $(DATA) --work $(TRAIN_WORK)
 	$(TRAIN) training.tier1 --data $(DATA) --weights $(WEIGHTS)

@@ -7,7 +7,7 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -25,23 +25,33 @@ if TYPE_CHECKING:
 
 
 SEED = 17
-PASSES = 2
-"""How often the mixture is gone through: each time drawn, disturbed, spelt out and put in order anew."""
-BATCHES = 2100
-"""So many batches are read, somewhat more than the first pass has: a second pass would take another half hour."""
 RATE, HEADS_RATE = 2e-4, 2e-3
 """The highest rates: of the layers, and of the last one, which begins at zero."""
-WARMING, FALLING = 100, 1000
-"""The rate rises for so many batches, stays, and falls in a line for so many, to nothing after the last batch."""
 TOKENS_MAX, BATCH_TOKENS = 72, 2048
 SETTLED_LAYERS = 2
 """So many of the lowest layers, and the tables below them, are left as they are: less to compute."""
 SAVED_EVERY = 50
+
+
+class Course(NamedTuple):
+    """Passes through the mixture, each drawn, disturbed, spelt out and put in order anew, and the rate over them.
+
+    The rate rises for `warming` batches, stays, and falls in a line for `falling`, to nothing after the last batch.
+    """
+
+    passes: int
+    batches_max: int
+    warming: int
+    falling: int
+
+
+COURSES = (Course(2, 4000, 100, 1600), Course(1, 600, 50, 550))
+"""Each goes on from where the one before it ended. What is shipped is the mean of their ends."""
 PROCESSOR = Path("/proc/cpuinfo")
 
 
 def main() -> None:
-    """Train the encoder: all passes in one stage, with one course of the rate over them."""
+    """Train the encoder: course after course, and the mean of what each ended with."""
     parser = argparse.ArgumentParser()
     for name in ("data", "work"):
         parser.add_argument(f"--{name}", type=Path, required=True)
@@ -56,14 +66,21 @@ def main() -> None:
     model = from_minilm(minilm / "model.safetensors", kept)
     for part in (model.words, model.positions, model.norm, *model.layers[:SETTLED_LAYERS]):
         part.requires_grad_(False).eval()
-    batches = []
-    for number in range(PASSES):
-        examples = mixture(given.data, number, random)
-        numbers = [reader.read(as_read(disturb(one.text, random)), TOKENS_MAX) for one in examples]
-        batches += make_batches(examples, numbers, BATCH_TOKENS, random)
-        print(f"pass {number}: {len(examples)} examples, {len(batches)} batches so far", flush=True)
-    train(model, batches[:BATCHES], given.work)
-    torch.save(model.state_dict(), given.work / "encoder.pt")
+    passes, ends = 0, []
+    for number, course in enumerate(COURSES):
+        batches = []
+        for _ in range(course.passes):
+            examples = mixture(given.data, passes, random)
+            numbers = [reader.read(as_read(disturb(one.text, random)), TOKENS_MAX) for one in examples]
+            batches += make_batches(examples, numbers, BATCH_TOKENS, random)
+            passes += 1
+            print(f"pass {passes}: {len(examples)} examples, {len(batches)} batches so far", flush=True)
+        train(model, batches[: course.batches_max], course, given.work)
+        ends.append({name: weight.clone() for name, weight in model.state_dict().items()})
+        torch.save(ends[-1], given.work / f"encoder.course-{number}.pt")
+        torch.manual_seed(SEED + 1 + number)
+    mean = {name: sum(end[name] for end in ends) / len(ends) for name in ends[0]}
+    torch.save(mean, given.work / "encoder.pt")
 
 
 def installed_minilm() -> Path:
@@ -115,7 +132,7 @@ def make_batches(
         yield torch.from_numpy(padded), labels, weights
 
 
-def train(model: Encoder, batches: list[tuple[torch.Tensor, ...]], work: Path) -> None:
+def train(model: Encoder, batches: list[tuple[torch.Tensor, ...]], course: Course, work: Path) -> None:
     """Run AdamW once over the batches, products in bfloat16 where the processor has them."""
     short = PROCESSOR.exists() and "avx512_bf16" in PROCESSOR.read_text(encoding="utf-8")
     trained = [weight for weight in model.parameters() if weight.requires_grad]
@@ -129,7 +146,7 @@ def train(model: Encoder, batches: list[tuple[torch.Tensor, ...]], work: Path) -
     for step, (numbers, labels, weights) in enumerate(batches):
         if step % SAVED_EVERY == 0:
             torch.save(model.state_dict(), work / "encoder.part.pt")
-        part = min((step + 1) / WARMING, 1.0, (len(batches) - step) / FALLING)
+        part = min((step + 1) / course.warming, 1.0, (len(batches) - step) / course.falling)
         for group in optimiser.param_groups:
             group["lr"] = group["highest"] * part
         with torch.autocast("cpu", torch.bfloat16, enabled=short):

@@ -17,7 +17,7 @@ from moderation.models.heads import HEADS
 from moderation.models.linear import LinearModel
 from moderation.models.manifest import SpamFigures
 from moderation.models.spam import SpamModel
-from training.calibrate import mix
+from training.calibrate import FLATTENED, mix
 from training.corpus import is_clean, read_rows
 from training.encoder import installed_minilm, vocabulary
 from training.export import export
@@ -25,8 +25,6 @@ from training.reading import as_read
 from training.synthesis import synthetic_rows
 
 TOKENS_MAX = 96
-FLATTENED = {"spam": 0.5}
-"""Heads whose log-odds are made smaller, in both tiers: scores have four decimals, so those near 1 would be equal."""
 BESIDE = {"spam": 0.7}
 """Heads for which the encoder's log-odds are added, by so much, to those of a model that has the word: it reads too
 little of a long mail."""
@@ -64,9 +62,6 @@ def main() -> None:
     for head, share in BESIDE.items():
         place = HEADS.index(head)
         linear_weight[place], encoder_weight[place], offset[place] = flat[place], share * flat[place], 0.0
-    manifest["linear"] = {
-        name: [value * by for value, by in zip(line, flat, strict=True)] for name, line in manifest["linear"].items()
-    }
     alone = sigmoid(columns * np.array(manifest["linear"]["slope"]) + np.array(manifest["linear"]["offset"]))
     clean = np.array([is_clean(row) for row in rows])
     gate = [np.quantile(column, 1 - CLEAN_PER_HEAD[head]) for head, column in zip(HEADS, alone[clean].T, strict=True)]
