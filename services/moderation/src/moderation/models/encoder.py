@@ -32,7 +32,7 @@ class Encoder:
     @classmethod
     def load(cls, folder: Path, tokens_max: int) -> Encoder:
         """Read `encoder.onnx` and `vocabulary.txt`; one thread, so that a process uses the core it is given."""
-        os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # else it notes each session under a device id, for its maker
+        os.putenv("ORT_DISABLE_TELEMETRY", "1")  # else it notes each session under a device id, for its maker
         import onnxruntime  # noqa: PLC0415  a fifth of a second, only where tier 2 is used
 
         options = onnxruntime.SessionOptions()
