@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from training.corpus import Row
 
-FLATTENED = {"spam": 0.5}
-"""Heads whose log-odds are made smaller, in both tiers: scores have four decimals, so those near 1 would be equal."""
+SPAM_SCALE = 0.5
+"""Spam's log-odds are made smaller, in both tiers: scores have four decimals, so those near 1 would be equal."""
 _PULL = 1e-3
 
 

@@ -31,6 +31,7 @@ TOKENS_MAX, BATCH_TOKENS = 72, 2048
 SETTLED_LAYERS = 2
 """So many of the lowest layers, and the tables below them, are left as they are: less to compute."""
 SAVED_EVERY = 50
+PROCESSOR = Path("/proc/cpuinfo")
 
 
 class Course(NamedTuple):
@@ -47,7 +48,6 @@ class Course(NamedTuple):
 
 COURSES = (Course(2, 4000, 100, 1600), Course(1, 600, 50, 550))
 """Each goes on from where the one before it ended. What is shipped is the mean of their ends."""
-PROCESSOR = Path("/proc/cpuinfo")
 
 
 def main() -> None:
@@ -78,7 +78,7 @@ def main() -> None:
         train(model, batches[: course.batches_max], course, given.work)
         ends.append({name: weight.clone() for name, weight in model.state_dict().items()})
         torch.save(ends[-1], given.work / f"encoder.course-{number}.pt")
-        torch.manual_seed(SEED + 1 + number)
+        torch.manual_seed(SEED + 1 + number)  # what the next course leaves out hangs on no draw of this one
     mean = {name: sum(end[name] for end in ends) / len(ends) for name in ends[0]}
     torch.save(mean, given.work / "encoder.pt")
 

@@ -15,7 +15,7 @@ from moderation.models.heads import HEADS
 from moderation.models.linear import LinearModel
 from moderation.models.spam import CHARACTER_BITS, LETTERS, SHORT, WORD_BITS, Reader, columns_of
 from training import linear
-from training.calibrate import FLATTENED, line
+from training.calibrate import SPAM_SCALE, line
 from training.corpus import is_clean, read_rows
 from training.reading import as_read
 from training.synthesis import synthetic_rows
@@ -68,7 +68,7 @@ def main() -> None:
         "linear": [LINEAR_SHARE * slope for slope in slopes],
         "offset": offsets,
     }
-    manifest["linear"]["slope"][spam], manifest["linear"]["offset"][spam] = FLATTENED["spam"], 0.0
+    manifest["linear"]["slope"][spam], manifest["linear"]["offset"][spam] = SPAM_SCALE, 0.0
     (given.weights / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
 
 

@@ -17,7 +17,7 @@ from moderation.models.heads import HEADS
 from moderation.models.linear import LinearModel
 from moderation.models.manifest import SpamFigures
 from moderation.models.spam import SpamModel
-from training.calibrate import FLATTENED, mix
+from training.calibrate import SPAM_SCALE, mix
 from training.corpus import is_clean, read_rows
 from training.encoder import installed_minilm, vocabulary
 from training.export import export
@@ -25,9 +25,9 @@ from training.reading import as_read
 from training.synthesis import synthetic_rows
 
 TOKENS_MAX = 96
-BESIDE = {"spam": 0.7}
-"""Heads for which the encoder's log-odds are added, by so much, to those of a model that has the word: it reads too
-little of a long mail."""
+SPAM_BESIDE = 0.7
+"""Of spam the encoder's log-odds are added, by so much, to those of a model that has the word: it reads too little of a
+long mail."""
 GATES = {"spam": 0.85}
 """Heads whose gate is set by hand, higher than by the share of clean text: tier 2 has little to add to them."""
 CLEAN_PER_HEAD = dict.fromkeys(HEADS, 0.001) | {"hate": 0.008, "threat": 0.004, "sexual": 0.002, "phish": 0.01}
@@ -55,13 +55,9 @@ def main() -> None:
     spam = SpamFigures.model_validate(manifest["spam"])
     with_spam(SpamModel.load(given.weights / "spam.npz", spam), columns, texts)
     second = Encoder.load(given.weights, TOKENS_MAX).logits(texts)
-    flat = [FLATTENED.get(head, 1.0) for head in HEADS]
-    linear_weight, encoder_weight, offset = (
-        [value * by for value, by in zip(line, flat, strict=True)] for line in mix(columns, second, rows)
-    )
-    for head, share in BESIDE.items():
-        place = HEADS.index(head)
-        linear_weight[place], encoder_weight[place], offset[place] = flat[place], share * flat[place], 0.0
+    linear_weight, encoder_weight, offset = mix(columns, second, rows)
+    place = HEADS.index("spam")
+    linear_weight[place], encoder_weight[place], offset[place] = SPAM_SCALE, SPAM_BESIDE * SPAM_SCALE, 0.0
     alone = sigmoid(columns * np.array(manifest["linear"]["slope"]) + np.array(manifest["linear"]["offset"]))
     clean = np.array([is_clean(row) for row in rows])
     gate = [np.quantile(column, 1 - CLEAN_PER_HEAD[head]) for head, column in zip(HEADS, alone[clean].T, strict=True)]
