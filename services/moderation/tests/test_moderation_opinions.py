@@ -253,7 +253,7 @@ def real_rspamd(tmp_path):
     (tmp_path / "endings").write_text("com\nexample\n")  # its own list takes a minute to compile
     (tmp_path / "rspamd.conf").write_text(
         f'options {{ url_tld = "{tmp_path}/endings"; pidfile = "{tmp_path}/pid"; filters = "regexp"; dns {{ nameserver = ["127.0.0.1:53:1"]; '
-        f'timeout = 0.1s; retransmits = 0; }} rrd = "/dev/null"; history_file = "{tmp_path}/history"; }}\n'
+        f'timeout = 0.1s; retransmits = 0; }} rrd = "/dev/null"; history_file = "{tmp_path}/history"; hs_cache_dir = "{tmp_path}"; }}\n'
         f'logging {{ type = "file"; filename = "{tmp_path}/log"; level = "info"; }}\n'
         f'worker "normal" {{ bind_socket = "127.0.0.1:{port}"; count = 1; }}\n'
         'metric { name = "default"; actions { reject = 15; add_header = 6; } symbol "OUR_LURE" { weight = 18.0; } }\n'
