@@ -7,9 +7,11 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -33,6 +35,8 @@ TEXTS = [
     "👩‍🦽 🤮 go home",
     "x" * 20_000,
 ]
+
+DATA = Path(__file__).parent / "data"
 
 
 @pytest.fixture(scope="module")
@@ -150,9 +154,9 @@ def test_what_has_lines_or_is_long_is_a_letter_and_each_of_its_features_counts_o
 
 def test_the_model_of_spam_is_asked_where_the_first_tier_is_not_sure_and_reads_each_text_alone():
     rng = np.random.default_rng(5)
-    table = rng.integers(-127, 128, ((1 << spam.WORD_BITS) + (1 << spam.CHARACTER_BITS), 2)).astype(np.int8)
-    figures = SpamFigures(gate=(-4, -4), own=(1, 1), linear=(0.2, 0.2), offset=(0, 0))
-    model = spam.SpamModel(table, np.ones(2, np.float32), np.zeros(2, np.float32), figures)
+    table = rng.integers(-127, 128, ((1 << spam.WORD_BITS) + (1 << spam.CHARACTER_BITS), 3)).astype(np.int8)
+    figures = SpamFigures(gate=(-4, -4), own=(1, 1, 1), linear=(0.2, 0.2, 0.2), offset=(0, 0, 0))
+    model = spam.SpamModel(table, np.ones(3, np.float32), np.zeros(3, np.float32), figures)
     texts = read(TEXTS)
     columns = np.full((len(texts), len(HEADS)), -5, np.float32)
     with_spam(model, columns, texts)
@@ -165,13 +169,26 @@ def test_the_model_of_spam_is_asked_where_the_first_tier_is_not_sure_and_reads_e
 
 
 def test_the_model_of_spam_is_asked_for_letters_and_for_short_texts_from_gates_of_their_own():
-    table = np.zeros(((1 << spam.WORD_BITS) + (1 << spam.CHARACTER_BITS), 2), np.int8)
-    figures = SpamFigures(gate=(2, -3), own=(1, 1), linear=(0, 0), offset=(0, 0))
-    model = spam.SpamModel(table, np.ones(2, np.float32), np.zeros(2, np.float32), figures)
+    table = np.zeros(((1 << spam.WORD_BITS) + (1 << spam.CHARACTER_BITS), 3), np.int8)
+    figures = SpamFigures(gate=(2, -3), own=(1, 1, 1), linear=(0, 0, 0), offset=(0, 0, 0))
+    model = spam.SpamModel(table, np.ones(3, np.float32), np.zeros(3, np.float32), figures)
     columns = np.full((3, len(HEADS)), 1, np.float32)
     columns[2, -1] = 2
     with_spam(model, columns, ["call me", "re: offer\ncall me", "re: offer\ncall me"])
     assert columns[:, -1].tolist() == [0, 1, 0]
+
+
+def test_the_model_of_spam_knows_that_another_language_is_no_offer(bank, policy):
+    written = yaml.safe_load((DATA / "not_english.yaml").read_text("utf-8"))
+    limit = policy.document.threshold("spam", "email")
+    said = bank.score_foreign([*written["honest"], *written["spam"]])
+    assert {one.tiers for one in said} == {("spam",)}
+    scores = [one.by_head["spam"] for one in said]
+    assert max(scores[: len(written["honest"])]) < limit - 0.2
+    assert min(scores[len(written["honest"]) :]) >= limit
+    assert [bank.score_foreign([text])[0].by_head["spam"] for text in written["honest"]] == scores[
+        : -len(written["spam"])
+    ]
 
 
 def test_the_second_tier_reads_what_the_first_is_not_sure_of_and_no_business(bank):

@@ -10,6 +10,7 @@ from moderation.examination import Context, examine
 from moderation.links import host_of
 from moderation.mail import AttachmentPart, Correspondent, MailParts, TextPart
 from moderation.mail.read import links_in
+from moderation.models.bank import Scores as ModelBankScores
 from moderation.policy.errors import PolicyError
 from moderation.policy.reading import parse_policy
 from moderation.replaying import ReplayError, feature_differences, replay
@@ -97,11 +98,15 @@ class Models:
     digest = "model@sha256:0"
 
     def __init__(self, phish):
-        self.phish, self.asked = phish, []
+        self.phish, self.asked, self.foreign = phish, [], []
 
     def begin(self, texts):
         self.asked += texts
         return BegunTexts(waiting=range(len(texts)))
+
+    def score_foreign(self, texts):
+        self.foreign += texts
+        return [ModelBankScores({"spam": 0.8765}, ("spam",)) for _ in texts]
 
     def finish(self, begun, *, hurried=False):
         scores = [Scores(self.phish) for _ in begun.waiting]
@@ -125,19 +130,42 @@ def test_a_verdict_says_that_slower_models_were_not_waited_for():
     assert decision.degraded == ("models-busy",)
 
 
-def test_models_are_asked_the_normal_text_and_only_in_their_language():
+def test_models_are_asked_the_normal_text_and_only_the_one_of_spam_about_other_languages():
     models = Models(0.2)
-    german = message("Bitte prüfen Sie die Rechnung und den Vertrag, der mit der Post kommt.")
+    german = "bitte prüfen sie die rechnung und den vertrag, der mit der post kommt"
     decisions = Screener(policy(), models).screen(
-        [Case(message("V3rify the Ｐarcel and your bill"), "email"), Case(german, "email")]
+        [Case(message("V3rify the Ｐarcel and your bill"), "email"), Case(message(german), "email")]
     )
-    assert models.asked == ["verify the parcel and your bill"]
+    assert (models.asked, models.foreign) == (["verify the parcel and your bill"], [german])
     assert decisions[0].degraded == ()
     assert (decisions[1].degraded, decisions[1].tiers, decisions[1].language) == (
         ("models-language",),
-        ("tier0",),
+        ("tier0", "spam"),
         "de",
     )
+    assert decisions[1].scores == (0.0,) * 9 + (0.8765,)
+
+
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [
+        ("die rechnung und der vertrag", "de"),
+        ("adios!", None),
+        ("зайдите на наш сайт и вы не пожалеете, для вас это всё на этой неделе бесплатно", "ru"),
+    ],
+)
+def test_of_short_texts_and_of_languages_that_no_model_learnt_tier_0_alone_speaks(text, language):
+    models = Models(0.2)
+    (decision,) = Screener(policy(), models).screen([Case(message(text), "email")])
+    assert (models.asked, models.foreign) == ([], [])
+    assert (decision.tiers, decision.degraded, decision.language) == (("tier0",), ("models-language",), language)
+
+
+def test_a_verdict_in_another_language_is_reached_again_from_its_own_features(policy_of_the_road):
+    german = message("Jetzt anmelden und mit der neuen Methode von zu Hause aus reich werden, ohne Risiko und Arbeit!")
+    (decision,) = Screener(policy_of_the_road, Models(0.2)).screen([Case(german, "email")])
+    assert (decision.action, decision.heads) == ("hold", ("spam",))
+    assert replay(statement(decision, policy_of_the_road), policy_of_the_road).differences == ()
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from moderation.policy.reading import read_policy
 from moderation.screening import Case, Screener
 from training.augment import disguise
 from training.corpus import CLEAN_SOURCES, Row, is_clean, read_rows
-from training.synthesis import synthetic_rows
+from training.synthesis import foreign_rows, synthetic_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -85,6 +85,7 @@ def main() -> None:
         *_measures(screener, held, test),
         *_by_head(test),
         *_clean(held),
+        *_foreign(screener),
         *_sections(test),
         END,
     ]
@@ -204,6 +205,21 @@ def _clean(held: Judged) -> Iterator[str]:
         deep = np.mean(["encoder" in decision.tiers for decision in some.decisions])
         shares = f"{(stopped & ~spam_alone).mean():.2%} | {spam_alone.mean():.2%}"
         yield f"| {source} | {len(stopped)} | {deep:.1%} | {shares} |"
+    yield ""
+
+
+def _foreign(screener: Screener) -> Iterator[str]:
+    yield _header("texts written in other languages, honest, of them stopped, spam, of it named so")
+    held = judged(screener, [row for row in foreign_rows() if row.split != "train"])
+    spam = HEADS.index("spam")
+    languages = np.array([row.origin.partition("_")[2] for row in held.rows])
+    stopped = np.array([decision.action != "allow" for decision in held.decisions])
+    for language in [*sorted(set(languages)), "all"]:
+        honest, bad = (
+            ((languages == language) | (language == "all")) & (held.labels[:, spam] == kind) for kind in (0, 1)
+        )
+        caught = f"{held.over[bad, spam].mean():.1%}" if bad.any() else "-"
+        yield f"| {language} | {honest.sum()} | {stopped[honest].mean():.1%} | {bad.sum()} | {caught} |"
     yield ""
 
 

@@ -16,11 +16,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 FOLDER = Path(__file__).parent / "synthetic"
+LANGUAGES = FOLDER / "languages"
 _CHOICE = re.compile(r"\(([^()]*\|[^()]*)\)")
 _SLOT = re.compile(r"\{(\w+)\}")
 _ONE_SLOT = re.compile(r"\((\{\w+\})\)")
 _DEPTH_MAX = 12
 SYNTHETIC_SEED = 20
+SYNTHETIC_SOURCE, FOREIGN_SOURCE = "synthetic", "foreign"
 
 
 @dataclass(slots=True)
@@ -37,9 +39,19 @@ class Section:
 
 
 def synthetic_rows(seed: int = SYNTHETIC_SEED) -> list[Row]:
-    """Return all texts, the same for the same seed and files."""
-    slots, sections = read_templates(FOLDER)
-    return [row for section in sections for row in _spell_out(section, slots, Random(f"{seed} {section.name}"))]
+    """Return all texts but those of other languages, the same for the same seed and files."""
+    return _rows(FOLDER, {}, seed, SYNTHETIC_SOURCE)
+
+
+def foreign_rows(seed: int = SYNTHETIC_SEED) -> list[Row]:
+    """Return the texts in languages other than English, `origin` is `honest_LANGUAGE` or `spam_LANGUAGE`."""
+    return _rows(LANGUAGES, read_templates(FOLDER)[0], seed, FOREIGN_SOURCE)
+
+
+def _rows(folder: Path, known: dict[str, list[str]], seed: int, source: str) -> list[Row]:
+    slots, sections = read_templates(folder)
+    slots = {**known, **slots}
+    return [row for one in sections for row in _spell_out(one, slots, Random(f"{seed} {one.name}"), source)]
 
 
 def read_templates(folder: Path) -> tuple[dict[str, list[str]], list[Section]]:
@@ -81,7 +93,7 @@ def _parts(line: str) -> list[str]:
     return [*parts, line[last:]]
 
 
-def _spell_out(section: Section, slots: dict[str, list[str]], random: Random) -> Iterator[Row]:
+def _spell_out(section: Section, slots: dict[str, list[str]], random: Random, source: str) -> Iterator[Row]:
     splits = _splits(section.templates)
     by_split: dict[Split, list[str]] = {"train": [], "calibrate": [], "test": []}
     for template, split in splits.items():
@@ -95,7 +107,7 @@ def _spell_out(section: Section, slots: dict[str, list[str]], random: Random) ->
         text = _style(". ".join(spell(one, slots, random) for one in chosen), random)
         if text not in seen:
             seen.add(text)
-            yield Row(text, section.positive, section.negative, "synthetic", section.name, section.channel, split)
+            yield Row(text, section.positive, section.negative, source, section.name, section.channel, split)
 
 
 def _splits(templates: list[str]) -> dict[str, Split]:

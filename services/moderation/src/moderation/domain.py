@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from moderation.examination import NOTHING_CARRIED, NOTHING_KNOWN, Carried, Examination, examine
 from moderation.features import FILES_AT, HEADS, LINKS_AT, SCORES_AT, SCORES_END
-from moderation.language import MODEL_LANGUAGES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from moderation.policy.document import Rule, RuleAction
     from moderation.policy.reading import Policy
 
-ENGINE = "waystation-screening/4"
+ENGINE = "waystation-screening/5"
 """Changes whenever the same content and policy could lead to another decision."""
 
 EVIDENCE_MAX = 32
@@ -141,8 +140,9 @@ class Outcome(NamedTuple):
 def decide(values: list[Value], policy: Policy, tool: Tool, model: Mapping[str, float] | None = None) -> Outcome:
     """Run signals and rules over features; the scores in `values` are filled in (kept features already have them)."""
     stage, rules = policy.compiled.stages[tool], policy.document.rules
-    if values[SCORES_AT] is None:
-        values[SCORES_AT:SCORES_END] = _combined(stage.signals(values), policy, model)
+    if None in (kept := values[SCORES_AT:SCORES_END]):
+        told = _combined(stage.signals(values), policy, model)
+        values[SCORES_AT:SCORES_END] = [new if old is None else old for old, new in zip(kept, told, strict=True)]
     found: list[int] = []
     unsure: list[int] = []
     stage.rules(values, found.append, unsure.append)
@@ -185,6 +185,12 @@ def _effects(found: Iterable[int], policy: Policy, over: Sequence[int]) -> Itera
 def _combined(signals: Sequence[float], policy: Policy, model: Mapping[str, float] | None) -> list[float | None]:
     """Return a probability per head: the model's moved by tier 0's evidence, or tier 0's own; unknown without both."""
     compiled = policy.compiled
+    if model is not None and len(model) < len(HEADS):
+        alone = _combined(signals, policy, None)
+        return [
+            _moved(model[head], share * log_odds) if head in model else own
+            for head, log_odds, share, own in zip(HEADS, signals, compiled.shares, alone, strict=True)
+        ]
     if model is not None:
         return [
             _moved(model[head], share * log_odds) if log_odds else round(model[head], _DECIMALS)
@@ -252,11 +258,6 @@ def scores_in_ten_thousandths(scores: Sequence[float]) -> dict[str, int]:
     """Return by head, in the order of their names, the scores that are not nought."""
     whole = [round(score * TEN_THOUSANDTHS) for score in scores]
     return {head: score for head, number in _BY_NAME if number < len(whole) and (score := whole[number])}
-
-
-def covered_by_models(language: str | None) -> bool:
-    """Whether models may be made for a language; where it cannot be told, its words tell (`reads_as_english`)."""
-    return language is None or language in MODEL_LANGUAGES
 
 
 def _evidence(found: Examination, policy: Policy, applied: Sequence[int]) -> tuple[Evidence, ...]:

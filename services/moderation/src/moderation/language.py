@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 MODEL_LANGUAGES = frozenset(["en"])
+SPAM_LANGUAGES = frozenset(["cs", "de", "es", "fr", "it", "nl", "pl", "pt", "ro", "sv", "tr"])
+"""Languages that the model of spam was given honest letters in; it judges texts in them, the other models do not."""
+SPAM_WORDS_MIN = 10
+"""It judges no shorter text in them, nor where the language cannot be told: a greeting and a cry look like offers."""
 TIER0_LANGUAGES = frozenset(["en", "de", "fr", "es", "it", "nl", "pt", "pl", "ru", "uk"])
 """Languages whose lures and opt-out words the shipped policy knows."""
 
@@ -69,6 +73,11 @@ def language_of(text: str) -> str | None:
     if most < _WORDS_MIN or counts.count(most) > 1:
         return None
     return _LANGUAGES[counts.index(most)]
+
+
+def may_be_scored(language: str | None) -> bool:
+    """Whether any model may be asked about a text; where its language cannot be told, its words tell which."""
+    return language is None or language in MODEL_LANGUAGES or language in SPAM_LANGUAGES
 
 
 def _by_script(head: str) -> str | None:

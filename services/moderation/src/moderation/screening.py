@@ -5,8 +5,9 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from moderation.domain import covered_by_models, judge
+from moderation.domain import judge
 from moderation.examination import NOTHING_KNOWN, Context, examine
+from moderation.language import MODEL_LANGUAGES, SPAM_WORDS_MIN, may_be_scored
 from moderation.policy.reading import NO_LISTS, with_lists
 from moderation.rejudging.hashes import hashes_of
 from moderation.text.words import reads_as_english
@@ -22,12 +23,13 @@ if TYPE_CHECKING:
     from moderation.policy.reading import Policy
 
 NOT_COVERED = "models-language"
-"""In `degraded`: the text is in a language that models were not made for, only tier 0 has spoken."""
+"""In `degraded`: the text is in a language that models were not made for; at most the one of spam has spoken."""
 BUSY = "models-busy"
 """In `degraded`: the slower model would have been asked, and too many texts waited for it."""
 
 
 _NOTHING_ASKED: Mapping[int, str] = MappingProxyType({})
+_NOTHING_SAID: Mapping[int, ModelScores] = MappingProxyType({})
 
 
 class Case(NamedTuple):
@@ -43,7 +45,7 @@ class ModelScores(Protocol):
 
     @property
     def by_head(self) -> Mapping[str, float]:
-        """A calibrated probability for each head."""
+        """A calibrated probability for each head that is known."""
 
     @property
     def tiers(self) -> tuple[str, ...]:
@@ -71,6 +73,9 @@ class Scorer(Protocol):
 
     def begin(self, texts: Sequence[str], /) -> Any:
         """Read texts, microseconds each."""
+
+    def score_foreign(self, texts: Sequence[str], /) -> Sequence[ModelScores]:
+        """Score texts that are not in English for spam, and for nothing else."""
 
     def finish(self, begun: Any, /, *, hurried: bool = False) -> Sequence[ModelScores]:
         """Score them; where texts wait, in milliseconds, and in any thread. Hurried, none is waited for."""
@@ -133,9 +138,22 @@ class Screener:
                 item.carried = hashes_of(item.parts, item.longest_text())
         if scorer is None:
             return Screening(found, policy)
-        texts = {n: item.text() for n, item in enumerate(found) if covered_by_models(item.language)}
-        asked = {n: text for n, text in texts.items() if text and (found[n].language or reads_as_english(text))}
-        return Screening(found, policy, scorer, asked, scorer.begin(list(asked.values())))
+        texts = {n: text for n, item in enumerate(found) if may_be_scored(item.language) and (text := item.text())}
+        asked = {n: text for n, text in texts.items() if _is_english(found[n].language, text)}
+        foreign = {n: text for n, text in texts.items() if n not in asked and len(text.split()) >= SPAM_WORDS_MIN}
+        return Screening(
+            found, policy, scorer, asked, scorer.begin(list(asked.values())), foreign=_spam_alone(scorer, foreign)
+        )
+
+
+def _is_english(language: str | None, text: str) -> bool:
+    return language in MODEL_LANGUAGES or (language is None and reads_as_english(text))
+
+
+def _spam_alone(scorer: Scorer, foreign: Mapping[int, str]) -> Mapping[int, ModelScores]:
+    if not foreign:
+        return _NOTHING_SAID
+    return dict(zip(foreign, scorer.score_foreign(list(foreign.values())), strict=True))
 
 
 class Screening:
@@ -148,9 +166,11 @@ class Screening:
         scorer: Scorer | None = None,
         asked: Mapping[int, str] = _NOTHING_ASKED,
         begun: BegunScores | None = None,
+        *,
+        foreign: Mapping[int, ModelScores] = _NOTHING_SAID,
     ) -> None:
         self._found, self._policy, self._scorer = found, policy, scorer
-        self._asked, self._begun = asked, begun
+        self._asked, self._begun, self._foreign = asked, begun, foreign
         self._scores: dict[int, ModelScores] | None = None
 
     @property
@@ -174,15 +194,18 @@ class Screening:
             return [judge(item, self._policy) for item in self._found]
         if self._scores is None:
             self.ask_models()
-        scores = self._scores or {}
-        return [_with_models(item, self._policy, scores.get(n)) for n, item in enumerate(self._found)]
+        said = {**self._foreign, **(self._scores or {})}
+        return [
+            _with_models(item, self._policy, said.get(n), in_english=n in self._asked)
+            for n, item in enumerate(self._found)
+        ]
 
 
-def _with_models(item: Examination, policy: Policy, scores: ModelScores | None) -> Decision:
-    if scores is not None:
-        if scores.cut_short:
-            item.degraded.add(BUSY)
-        return judge(item, policy, scores.by_head, scores.tiers)
-    if item.places:
+def _with_models(item: Examination, policy: Policy, scores: ModelScores | None, *, in_english: bool) -> Decision:
+    if item.places and not in_english:
         item.degraded.add(NOT_COVERED)
-    return judge(item, policy)
+    if scores is None:
+        return judge(item, policy)
+    if scores.cut_short:
+        item.degraded.add(BUSY)
+    return judge(item, policy, scores.by_head, scores.tiers)

@@ -12,7 +12,7 @@ from moderation.models.encoder import Encoder
 from moderation.models.heads import HEADS
 from moderation.models.linear import LinearModel
 from moderation.models.manifest import EncoderFigures, Manifest, read_manifest
-from moderation.models.spam import SpamModel
+from moderation.models.spam import FOREIGN, SpamModel
 from moderation.text import restored
 
 if TYPE_CHECKING:
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-LINEAR, ENCODER = "linear", "encoder"
+LINEAR, ENCODER, SPAM_ALONE = "linear", "encoder", "spam"
 _SPAM = HEADS.index("spam")
 READ_CHARACTERS_MAX = 8_000
 """Of a longer text the models read the first three quarters and the last quarter of this many characters."""
 
 
 class Scores(NamedTuple):
-    """Calibrated probabilities of all heads for a text, and the tiers that gave them; `cut_short`: one was left out."""
+    """Calibrated probabilities by head for a text, and the tiers that gave them; `cut_short`: one was left out."""
 
     by_head: Mapping[str, float]
     tiers: tuple[str, ...]
@@ -98,6 +98,15 @@ class ModelBank:
             Scores(dict(zip(HEADS, line, strict=True)), (LINEAR, ENCODER) if number in begun.waiting else (LINEAR,))
             for number, line in enumerate(scores.tolist())
         ]
+
+    def score_foreign(self, texts: Sequence[str]) -> list[Scores]:
+        """Score normalised texts that are not in English, microseconds each: spam alone, no other head is known."""
+        if self._spam is None:
+            return [Scores({}, ())] * len(texts)
+        columns = self._linear.logits(texts)[:, : len(HEADS)]
+        columns[:, _SPAM] = self._spam.logits(texts, columns[:, _SPAM], np.full(len(texts), FOREIGN))
+        spam = self._calibration.of_linear(columns)[:, _SPAM]
+        return [Scores({HEADS[_SPAM]: probability}, (SPAM_ALONE,)) for probability in spam.tolist()]
 
     def _chosen(self, scores: NDArray[np.float32], logits: NDArray[np.float32]) -> NDArray[np.intp]:
         if self._figures is None or self._encoder is None:

@@ -17,8 +17,8 @@ Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 PerHead = Annotated[tuple[float, ...], Field(min_length=len(HEADS), max_length=len(HEADS))]
 
 
-PerKind = tuple[float, float]
-"""For letters and for short texts."""
+PerKind = tuple[float, float, float]
+"""For letters, for short texts, and for texts that are not in English."""
 
 
 class ModelFileError(ValueError):
@@ -39,8 +39,8 @@ class LinearFigures(_Closed):
 class SpamFigures(_Closed):
     """When the model of spam is asked, and what becomes of its word and tier 1's: log-odds, per kind of text."""
 
-    gate: PerKind
-    """It reads a text when tier 1's logit of spam is at least this."""
+    gate: tuple[float, float]
+    """It reads an English letter, and an English short text, when tier 1's logit of spam is at least this."""
     own: PerKind
     linear: PerKind
     offset: PerKind

@@ -1,7 +1,9 @@
 """Spam by a linear model of its own, for texts that tier 1 does not find harmless: letters apart from short texts.
 
-What is spam among letters is none among text messages, so each kind has its column. Beside tier 1 it reads whether a
-feature occurs in a text, not how often, and has room for more of them: both cost more, so few texts get here.
+What is spam among letters is none among text messages, so each kind has its column; texts that are not in English have
+a third one, whose weights learnt from honest letters in many languages that a language is no offer. Beside tier 1 it
+reads whether a feature occurs in a text, not how often, and has room for more of them: both cost more, so few texts get
+here.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from moderation.models.manifest import SpamFigures
 
 WORD_BITS, CHARACTER_BITS = 17, 18
-LETTERS, SHORT = 0, 1
+LETTERS, SHORT, FOREIGN = 0, 1, 2
 _SHORT_CHARACTERS_MAX = 320
 
 Rows = tuple["NDArray[np.integer]", "NDArray[np.integer]"]
@@ -31,7 +33,7 @@ Rows = tuple["NDArray[np.integer]", "NDArray[np.integer]"]
 
 
 class SpamModel:
-    """Weights [2^17 + 2^18, 2] with a scale and a bias per column."""
+    """Weights [2^17 + 2^18, 3] with a scale and a bias per column."""
 
     def __init__(
         self, table: NDArray[np.int8], scale: NDArray[np.float32], bias: NDArray[np.float32], figures: SpamFigures
@@ -41,7 +43,7 @@ class SpamModel:
         self._words, self._runs = columns[:, : 1 << WORD_BITS], columns[:, 1 << WORD_BITS :]
         self._scale, self._bias = scale, bias
         self._own, self._linear, self._offset = (
-            np.array(pair, np.float32) for pair in (figures.own, figures.linear, figures.offset)
+            np.array(part, np.float32) for part in (figures.own, figures.linear, figures.offset)
         )
         self._reader = Reader()
         self._gate = figures.gate
@@ -56,9 +58,14 @@ class SpamModel:
         """Whether a text of which tier 1 said `linear` is to be read."""
         return linear >= self._gate[_column_of(text)]
 
-    def logits(self, texts: Sequence[str], linear: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return log-odds for normalised texts of which tier 1 said `linear`; none depends on its neighbours."""
-        column = columns_of(texts)
+    def logits(
+        self, texts: Sequence[str], linear: NDArray[np.float32], column: NDArray[np.intp] | None = None
+    ) -> NDArray[np.float32]:
+        """Return log-odds for normalised texts of which tier 1 said `linear`; none depends on its neighbours.
+
+        By default the texts are in English, and `column` is what `columns_of` says.
+        """
+        column = columns_of(texts) if column is None else column
         sums, counts = np.zeros((2, len(texts))), np.ones((2, len(texts)), np.int64)
         for number, (kind, features) in enumerate(zip(column.tolist(), self._reader.read(texts), strict=True)):
             for place, (table, rows) in enumerate(zip((self._words, self._runs), features, strict=True)):
@@ -104,7 +111,7 @@ class Reader:
 
 
 def columns_of(texts: Sequence[str]) -> NDArray[np.intp]:
-    """Return the column of each text: what has lines, or is longer than two text messages, is a letter."""
+    """Return the column of each English text: what has lines, or is longer than two text messages, is a letter."""
     return np.array([_column_of(text) for text in texts])
 
 
