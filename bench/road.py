@@ -110,7 +110,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--only", default=",".join(PARTS[:-1]), help=f"parts to run, of {', '.join(PARTS)}")
     parser.add_argument("--messages", type=int, default=20_000)
     parser.add_argument(
-        "--warm-up", type=int, default=60_000, help="a JVM needs some 100,000 records until it compiles no more"
+        "--warm-up", type=int, default=130_000, help="a JVM compiles until it has seen some 170,000 mails"
     )
     parser.add_argument("--overload-seconds", type=int, default=600)
     parser.add_argument("--growth-rows", default="10000,100000,1000000")
