@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from moderation.models import HEADS, ModelBank, ModelFileError, spam
 from moderation.models.bank import with_spam
 from moderation.models.features import Hasher
-from moderation.models.linear import TEXT_CHARACTERS_MAX, LinearModel, lines_of
+from moderation.models.linear import LINE_CHARACTERS_MAX, TEXT_CHARACTERS_MAX, LinearModel, lines_of
 from moderation.models.manifest import SpamFigures
 from moderation.models.weights import WEIGHTS
 from moderation.models.wordpiece import WordPiece, plain_letters
@@ -262,7 +262,7 @@ def test_the_heaviest_feature_over_and_over_stays_a_whole_number():
 def test_of_a_long_text_beginning_and_end_are_read():
     long = "first " * TEXT_CHARACTERS_MAX
     assert lines_of(f"{long} last words")[0].startswith("first first")
-    assert lines_of(f"{long} last words")[-1].endswith(" last words")
+    assert lines_of(f"{long} last words")[-1].endswith("last words")
     assert lines_of("one\n\ntwo") == ["one", "", "two"]
 
 
@@ -278,6 +278,38 @@ def test_of_too_many_pieces_three_quarters_come_from_the_beginning():
     assert len(found) == 18
     assert found[1:13] == [4] * 12
     assert found[13:17] == [6] * 4
+
+
+QUIET = "the meeting about the new office was moved to tuesday and the minutes follow by mail to all of you."
+HARM = "all muslims are vermin and somebody should shoot them in the street."
+
+
+@pytest.mark.parametrize("between", ["\n", " "])
+def test_what_harms_is_found_among_much_that_does_not(bank, between):
+    begun = bank.begin([between.join([QUIET] * 8 + [HARM] + [QUIET] * 8), between.join([QUIET] * 17), HARM])
+    assert set(begun.whole) == {2}
+    assert set(begun.passages) == {0}
+    hidden, quiet, alone = bank.finish(begun)
+    assert (hidden.tiers, quiet.tiers) == (("linear", "encoder"), ("linear",))
+    assert 0.4 < hidden.by_head["hate"] < alone.by_head["hate"]
+    assert quiet.by_head["hate"] < 0.1
+
+
+def test_a_passage_is_read_once_and_says_the_same_again(bank):
+    text = "\n".join([QUIET] * 8 + [f"{HARM} again and again."])
+    first = bank.begin([text])
+    said = bank.finish(first)
+    second = bank.begin([text])
+    assert (set(first.waiting), set(second.waiting)) == ({0}, set())
+    assert bank.finish(second) == said
+    assert bank.finish(second, hurried=True)[0].cut_short is False
+
+
+@given(st.text(alphabet="ab.,; ", max_size=900))
+def test_a_long_line_is_read_in_pieces_and_nothing_of_it_is_left_out(line):
+    pieces = lines_of(line)
+    assert " ".join(" ".join(pieces).split()) == " ".join(line.split())
+    assert all(len(piece) <= LINE_CHARACTERS_MAX or " " not in piece.strip() for piece in pieces)
 
 
 def test_emoji_are_read_by_their_names():

@@ -21,12 +21,10 @@ from training.network import Encoder, from_minilm
 from training.reading import as_read
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 
 SEED = 17
-RATE, HEADS_RATE = 2e-4, 2e-3
-"""The highest rates: of the layers, and of the last one, which begins at zero."""
 TOKENS_MAX, BATCH_TOKENS = 72, 2048
 SETTLED_LAYERS = 2
 """So many of the lowest layers, and the tables below them, are left as they are: less to compute."""
@@ -44,8 +42,11 @@ class Course(NamedTuple):
     batches_max: int
     warming: int
     falling: int
+    rate: float = 2e-4
+    """The highest one of the layers; of the last layer, which begins at zero, it is `HEADS_RATE`."""
 
 
+HEADS_RATE = 2e-3
 COURSES = (Course(2, 4000, 100, 1600), Course(1, 600, 50, 550))
 """Each goes on from where the one before it ended. What is shipped is the mean of their ends."""
 
@@ -75,12 +76,16 @@ def main() -> None:
             batches += make_batches(examples, numbers, BATCH_TOKENS, random)
             passes += 1
             print(f"pass {passes}: {len(examples)} examples, {len(batches)} batches so far", flush=True)
-        train(model, batches[: course.batches_max], course, given.work)
+        train(model, batches[: course.batches_max], course, given.work / "encoder.part.pt")
         ends.append({name: weight.clone() for name, weight in model.state_dict().items()})
         torch.save(ends[-1], given.work / f"encoder.course-{number}.pt")
         torch.manual_seed(SEED + 1 + number)  # what the next course leaves out hangs on no draw of this one
-    mean = {name: sum(end[name] for end in ends) / len(ends) for name in ends[0]}
-    torch.save(mean, given.work / "encoder.pt")
+    torch.save(mean_of(ends), given.work / "encoder.pt")
+
+
+def mean_of(ends: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Return the mean of weights."""
+    return {name: torch.stack([end[name] for end in ends]).mean(0) for name in ends[0]}
 
 
 def installed_minilm() -> Path:
@@ -132,20 +137,52 @@ def make_batches(
         yield torch.from_numpy(padded), labels, weights
 
 
-def train(model: Encoder, batches: list[tuple[torch.Tensor, ...]], course: Course, work: Path) -> None:
-    """Run AdamW once over the batches, products in bfloat16 where the processor has them."""
-    short = PROCESSOR.exists() and "avx512_bf16" in PROCESSOR.read_text(encoding="utf-8")
+def has_bfloat16() -> bool:
+    """Whether the processor multiplies numbers of 16 bits."""
+    return PROCESSOR.exists() and "avx512_bf16" in PROCESSOR.read_text(encoding="utf-8")
+
+
+def as_labelled(
+    numbers: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return labels and weights of a batch as its sources give them."""
+    del numbers
+    return labels, weights
+
+
+def train(
+    model: Encoder,
+    batches: list[tuple[torch.Tensor, ...]],
+    course: Course,
+    saved: Path,
+    *,
+    told: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]] = as_labelled,
+) -> None:
+    """Run AdamW once over the batches, products in bfloat16 where the processor has them.
+
+    `told` makes of a batch's numbers, labels and weights the labels and weights to learn from.
+    """
+    short = has_bfloat16()
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     groups = [
-        {"params": [weight for weight in trained[:-2] if weight.ndim > 1], "weight_decay": 0.01, "highest": RATE},
-        {"params": [weight for weight in trained[:-2] if weight.ndim == 1], "weight_decay": 0.0, "highest": RATE},
+        {
+            "params": [weight for weight in trained[:-2] if weight.ndim > 1],
+            "weight_decay": 0.01,
+            "highest": course.rate,
+        },
+        {
+            "params": [weight for weight in trained[:-2] if weight.ndim == 1],
+            "weight_decay": 0.0,
+            "highest": course.rate,
+        },
         {"params": trained[-2:], "weight_decay": 0.01, "highest": HEADS_RATE},
     ]
-    optimiser = torch.optim.AdamW(groups, lr=RATE, fused=True)
+    optimiser = torch.optim.AdamW(groups, lr=course.rate, fused=True)
     began, mean, tokens = time.monotonic(), 0.0, 0
-    for step, (numbers, labels, weights) in enumerate(batches):
+    for step, (numbers, *given) in enumerate(batches):
+        labels, weights = told(numbers, *given)
         if step % SAVED_EVERY == 0:
-            torch.save(model.state_dict(), work / "encoder.part.pt")
+            torch.save(model.state_dict(), saved)
         part = min((step + 1) / course.warming, 1.0, (len(batches) - step) / course.falling)
         for group in optimiser.param_groups:
             group["lr"] = group["highest"] * part

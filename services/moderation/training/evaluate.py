@@ -42,7 +42,8 @@ HATE_FUNCTIONS = {
 }  # fmt: skip
 MAIL, TEXT_MESSAGES = {"enron_spam", "spamassassin"}, {"uci_sms", "mendeley_sms"}
 DISGUISES = ("invisible", "lookalike", "leet", "spaced", "swapped")
-DISGUISED_MAX, BATCH = 600, 200
+DISGUISED_MAX, HIDDEN_MAX, BATCH = 600, 300, 200
+HONEST_AROUND = 8
 BEGIN, END = "<!-- make eval: begin -->", "<!-- make eval: end -->"
 
 
@@ -142,6 +143,7 @@ def _measures(screener: Screener, held: Judged, test: Judged) -> Iterator[str]:
         recall = _recall_at(known.labels[:, place], known.scores[:, place], share)
         yield f"| {name} | {asked} | {recall:.1%} | {len(known.rows)} |"
     yield from _disguised(screener, test)
+    yield from _hidden(screener, test)
     yield ""
 
 
@@ -173,6 +175,27 @@ def _disguised(screener: Screener, test: Judged) -> Iterator[str]:
         again = [[head in decision.heads for head in HEADS] for decision in _screened(screener, some.rows, texts)]
         kept = (before & np.array(again)).any(1).mean()
         yield f"| caught although disguised: {kind} | {asked[kind]} | {kept:.1%} | {len(texts)} |"
+
+
+def _hidden(screener: Screener, test: Judged) -> Iterator[str]:
+    random = Random(3)
+    honest = [row.text for row in test.rows if row.source in {"clinc150", "banking77"} and is_clean(row)]
+
+    def among(rows: Sequence[Row]) -> Iterator[str]:
+        for row in rows:
+            around = random.sample(honest, HONEST_AROUND)
+            yield ". ".join([*around[: HONEST_AROUND // 2], row.text, *around[HONEST_AROUND // 2 :]])
+
+    for head in ("hate", "threat", "sexual"):
+        place = HEADS.index(head)
+        caught = (test.labels[:, place] == 1) & test.over[:, place]
+        some = test.where(flag and len(row.text) < 200 for flag, row in zip(caught, test.rows, strict=True))
+        some = some.where(number < HIDDEN_MAX for number in range(len(some.rows)))
+        again = np.mean([head in one.heads for one in _screened(screener, some.rows, list(among(some.rows)))])
+        yield f"| caught although among {HONEST_AROUND} honest sentences: {head} | | {again:.1%} | {len(some.rows)} |"
+    clean = test.where(row.text in honest for row in test.rows)
+    stopped = [one.action != "allow" for one in _screened(screener, clean.rows, list(among(clean.rows)))]
+    yield f"| {HONEST_AROUND + 1} honest sentences, stopped | | {np.mean(stopped):.2%} | {len(stopped)} |"
 
 
 def _by_head(test: Judged) -> Iterator[str]:

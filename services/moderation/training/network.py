@@ -1,10 +1,16 @@
-"""The encoder as it is trained: MiniLM-L6-H384 (Wang et al. 2020) with a mean over tokens and a logit per head."""
+"""The encoder as it is trained: MiniLM-L6-H384 (Wang et al. 2020) with a mean over tokens and a logit per head.
+
+Its teacher is the same with twice the layers, from bge-small-en-v1.5 (Xiao et al. 2023), whose vocabulary is the same.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+import onnx
 import torch
+from onnx import numpy_helper
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
@@ -15,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 WIDTH, LAYERS, ATTENTION_HEADS, INNER = 384, 6, 12, 1536
+TEACHER_LAYERS = 12
 POSITIONS = 128
 EPSILON = 1e-12
 DROPPED = 0.1
@@ -46,12 +53,12 @@ class Layer(nn.Module):
 class Encoder(nn.Module):
     """Token numbers [batch, tokens], 0 where there is none, to logits [batch, heads]."""
 
-    def __init__(self, vocabulary_size: int) -> None:
+    def __init__(self, vocabulary_size: int, layers: int = LAYERS) -> None:
         super().__init__()
         self.words = nn.Embedding(vocabulary_size, WIDTH)
         self.positions = nn.Embedding(POSITIONS, WIDTH)
         self.norm = nn.LayerNorm(WIDTH, EPSILON)
-        self.layers = nn.ModuleList([Layer() for _ in range(LAYERS)])
+        self.layers = nn.ModuleList([Layer() for _ in range(layers)])
         self.heads = nn.Linear(WIDTH, len(HEADS))
 
     def forward(self, numbers: Tensor) -> Tensor:
@@ -67,8 +74,25 @@ class Encoder(nn.Module):
 
 def from_minilm(file: Path, kept: list[int]) -> Encoder:
     """Load `model.safetensors` of all-MiniLM-L6-v2, keeping these rows of its vocabulary, in eight bits each."""
-    source = load_file(file)
-    model = Encoder(len(kept))
+    return _from_bert(load_file(file), kept, LAYERS)
+
+
+def from_bge(file: Path, kept: list[int]) -> Encoder:
+    """Load `bge-small-en-v1.5.onnx`, keeping these rows of its vocabulary, in eight bits each.
+
+    ONNX keeps matrices as [in, out] and names them by number; the nodes that use them have the names of BERT's parts.
+    """
+    graph = onnx.load(file).graph
+    values = {part.name: torch.from_numpy(np.array(numpy_helper.to_array(part))) for part in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "MatMul" and node.input[1] in values:
+            part = node.name.removeprefix("/").removesuffix("/MatMul").replace("/", ".")
+            values[f"{part}.weight"] = values[node.input[1]].T
+    return _from_bert(values, kept, TEACHER_LAYERS)
+
+
+def _from_bert(source: dict[str, Tensor], kept: list[int], layers: int) -> Encoder:
+    model = Encoder(len(kept), layers)
     with torch.no_grad():
         words = source["embeddings.word_embeddings.weight"][kept]
         scale = words.abs().amax(1, keepdim=True) / 127

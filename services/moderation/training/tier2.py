@@ -41,7 +41,7 @@ def main() -> None:
     for name in ("data", "weights", "work"):
         parser.add_argument(f"--{name}", type=Path, required=True)
     parser.add_argument("--minilm", type=Path, default=None)
-    parser.add_argument("--state", default="encoder.pt")
+    parser.add_argument("--state", default="distilled.pt")
     given = parser.parse_args()
     pieces, _ = vocabulary(given.minilm or installed_minilm())
     (given.weights / "vocabulary.txt").write_text("\n".join(pieces) + "\n", encoding="utf-8")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from moderation.models.calibration import Calibration
+from moderation.models.calibration import Calibration, lowered
 from moderation.models.encoder import Encoder
 from moderation.models.heads import HEADS
 from moderation.models.linear import LinearModel
@@ -16,13 +16,22 @@ from moderation.models.spam import FOREIGN, SpamModel
 from moderation.text import restored
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
+    from moderation.models.linear import Readings
+
 LINEAR, ENCODER, SPAM_ALONE = "linear", "encoder", "spam"
 _SPAM = HEADS.index("spam")
+_HIDDEN = [HEADS.index(head) for head in ("hate", "threat", "sexual")]
+"""Heads for which the worst passages of a text are judged by themselves: harm may stand among much that does none."""
+PASSAGES_MAX = 6
+PASSAGE_WORDS_MIN = 3
+PASSAGE_DISCOUNT = 0.7
+"""Log-odds that a passage is rated lower than a text of its own: it is one of many, and out of its place."""
+_KEPT_PASSAGES_MAX = 4_096
 READ_CHARACTERS_MAX = 8_000
 """Of a longer text the models read the first three quarters and the last quarter of this many characters."""
 
@@ -37,11 +46,21 @@ class Scores(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """What tier 1 says of texts, and by number the texts that `waiting` holds for tier 2."""
+    """What tier 1 says of texts, and by number what tier 2 is to read: whole texts, and passages of texts."""
 
     columns: NDArray[np.float32]
     scores: NDArray[np.float32]
-    waiting: Mapping[int, str]
+    whole: Mapping[int, str]
+    passages: Mapping[int, Sequence[str]]
+    said: Mapping[str, NDArray[np.float32]]
+    """Of the passages, those that tier 2 has read before."""
+    unread: Mapping[str, NDArray[np.float32]]
+    """The others, with what tier 1 says."""
+
+    @property
+    def waiting(self) -> Collection[int]:
+        """The texts that tier 2 takes milliseconds for."""
+        return {*self.whole, *(n for n, some in self.passages.items() if any(one in self.unread for one in some))}
 
 
 class ModelBank:
@@ -54,7 +73,10 @@ class ModelBank:
         self.digest = digest
         self._linear, self._spam, self._encoder = linear, spam, encoder
         self._figures = manifest.encoder
+        self._passages: dict[str, NDArray[np.float32]] = {}
         self._calibration = _calibration(manifest)
+        if self._figures is not None:
+            self._limits = self._calibration.logits_of(np.asarray(self._figures.gate, np.float32))[_HIDDEN]
 
     @classmethod
     def load(cls, folder: Path) -> ModelBank:
@@ -72,30 +94,40 @@ class ModelBank:
         return self.finish(self.begin(texts))
 
     def begin(self, texts: Sequence[str]) -> Begun:
-        """Ask tier 1, microseconds a text, and note which texts wait for tier 2."""
-        logits = self._linear.logits(texts)
-        columns = logits[:, : len(HEADS)]
+        """Ask tier 1, microseconds a text, and note what waits for tier 2."""
+        read = self._linear.read(texts)
+        columns = read.of_texts[:, : len(HEADS)]
         if self._spam is not None:
             with_spam(self._spam, columns, texts)
         scores = self._calibration.of_linear(columns)
-        chosen = self._chosen(scores, logits)
-        waiting = {number: restored(shortened(texts[number])) for number in chosen.tolist()}
-        return Begun(columns, scores, waiting)
+        chosen = self._chosen(scores, read.of_texts)
+        whole = {number: restored(shortened(texts[number])) for number in chosen.tolist()}
+        places = self._suspicious(read)
+        passages = {number: [read.lines[place] for place in some] for number, some in places.items()}
+        asked = {read.lines[place]: read.of_lines[place] for some in places.values() for place in some}
+        said = {line: known for line in asked if (known := self._passages.get(line)) is not None}
+        unread = {line: of_line[: len(HEADS)] for line, of_line in asked.items() if line not in said}
+        return Begun(columns, scores, whole, passages, said, unread)
 
     def finish(self, begun: Begun, *, hurried: bool = False) -> list[Scores]:
         """Ask tier 2, milliseconds for each text that waits, in a thread of its own; hurried, tier 1 has to do."""
+        waiting = begun.waiting
         if hurried:
             return [
-                Scores(dict(zip(HEADS, line, strict=True)), (LINEAR,), cut_short=number in begun.waiting)
+                Scores(dict(zip(HEADS, line, strict=True)), (LINEAR,), cut_short=number in waiting)
                 for number, line in enumerate(begun.scores.tolist())
             ]
         scores = begun.scores.copy()
-        if self._encoder is not None and begun.waiting:
-            chosen = list(begun.waiting)
-            second = self._encoder.logits(list(begun.waiting.values()))
+        if self._encoder is not None and begun.whole:
+            chosen = list(begun.whole)
+            second = self._encoder.logits(list(begun.whole.values()))
             scores[chosen] = self._calibration.of_both(begun.columns[chosen], second)
+        said = {**begun.said, **self._read(begun.unread)}
+        for number, some in begun.passages.items():
+            scores[number, _HIDDEN] = np.max([scores[number, _HIDDEN], *(said[line] for line in some)], axis=0)
+        deep = {*begun.whole, *begun.passages}
         return [
-            Scores(dict(zip(HEADS, line, strict=True)), (LINEAR, ENCODER) if number in begun.waiting else (LINEAR,))
+            Scores(dict(zip(HEADS, line, strict=True)), (LINEAR, ENCODER) if number in deep else (LINEAR,))
             for number, line in enumerate(scores.tolist())
         ]
 
@@ -113,6 +145,36 @@ class ModelBank:
             return np.zeros(0, np.intp)
         gate = np.asarray(self._figures.gate, np.float32)
         return np.flatnonzero((scores >= gate).any(axis=1) | (logits[:, len(HEADS)] >= self._figures.need))
+
+    def _suspicious(self, read: Readings) -> dict[int, list[int]]:
+        """Return, by text, the places of the lines that would pass the gate by themselves, the worst ones."""
+        if self._figures is None or self._encoder is None or len(read.lines) == len(read.counts):
+            return {}
+        over = (read.of_lines[:, _HIDDEN] - self._limits).max(axis=1)
+        ends = np.cumsum(read.counts)
+        found: dict[int, list[int]] = {}
+        for place in sorted(np.flatnonzero(over >= 0).tolist(), key=lambda place: -float(over[place])):
+            number = int(np.searchsorted(ends, place, side="right"))
+            some = found.setdefault(number, [])
+            if read.counts[number] > 1 and len(some) < PASSAGES_MAX and _has_words(read.lines[place]):
+                some.append(place)
+        return {number: some for number, some in found.items() if some}
+
+    def _read(self, passages: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+        """Let tier 2 read passages; return by passage the probabilities of what may be hidden, and keep them."""
+        if self._encoder is None or not passages:
+            return {}
+        second = self._encoder.logits([restored(line) for line in passages])
+        said = self._calibration.of_both(np.array(list(passages.values())), second)[:, _HIDDEN]
+        found = dict(zip(passages, lowered(said, PASSAGE_DISCOUNT), strict=True))
+        if len(self._passages) + len(found) > _KEPT_PASSAGES_MAX:
+            self._passages.clear()
+        self._passages.update(found)
+        return found
+
+
+def _has_words(line: str) -> bool:
+    return len(line.split(None, PASSAGE_WORDS_MIN)) >= PASSAGE_WORDS_MIN
 
 
 def with_spam(model: SpamModel, columns: NDArray[np.float32], texts: Sequence[str]) -> None:

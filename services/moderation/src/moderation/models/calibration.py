@@ -25,9 +25,21 @@ class Calibration:
         """Return probabilities from tier 1 alone."""
         return sigmoid(logits * self.slope + self.offset)
 
+    def logits_of(self, probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return of which logits of tier 1 alone these are the probabilities; `of_linear` the other way round."""
+        odds: NDArray[np.float32] = np.log(probabilities / (1 - probabilities))
+        return (odds - self.offset) / self.slope
+
     def of_both(self, linear: NDArray[np.float32], encoder: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return probabilities from both tiers."""
         return sigmoid(linear * self.linear_weight + encoder * self.encoder_weight + self.both_offset)
+
+
+def lowered(probabilities: NDArray[np.float32], log_odds: float) -> NDArray[np.float32]:
+    """Return probabilities with so much less log-odds."""
+    odds = probabilities * np.float32(np.exp(-log_odds))
+    found: NDArray[np.float32] = odds / (odds + 1 - probabilities)
+    return found
 
 
 def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -6,7 +6,8 @@ theirs. Kept are only lines that came at least twice; one that is in one message
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Generic, TypeVar
+import re
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -24,12 +25,25 @@ T = TypeVar("T")
 
 TEXT_CHARACTERS_MAX = 3_000
 """Of a longer text the first two thirds and the last third of this many are read."""
+LINE_CHARACTERS_MAX = 200
+"""A longer line is read as several: up to the end of a sentence behind 40 characters, else up to a space."""
 PASS_CHARACTERS = 1 << 14
 KEPT_LINES_MAX = 4_096
 _KEPT_CHARACTERS_MAX = 1 << 20
 _SEEN_MAX = 1 << 16
 _LANE_BITS, _PER_LANE = 21, 3
 _MIDDLE = 128
+_PIECE = re.compile(r"(.{40,200}?[.!?;:](?= )|.{1,200}(?= |$)|\S+) *", re.DOTALL)
+
+
+class Readings(NamedTuple):
+    """Logits [texts, columns]; the lines of all texts, one after the other, with theirs [lines, columns]."""
+
+    of_texts: NDArray[np.float32]
+    lines: list[str]
+    of_lines: NDArray[np.float32]
+    counts: NDArray[np.intp]
+    """How many lines each text has."""
 
 
 class LinearModel:
@@ -48,16 +62,27 @@ class LinearModel:
 
     def logits(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return [texts, columns] for normalised texts; a text's line does not depend on its neighbours."""
+        return self.read(texts).of_texts
+
+    def read(self, texts: Sequence[str]) -> Readings:
+        """Return what `logits` does, and what each line alone would say."""
         if not texts:
-            return np.zeros((0, len(self._bias)), np.float32)
+            none = np.zeros((0, len(self._bias)), np.float32)
+            return Readings(none, [], none, np.zeros(0, np.intp))
         lines = [lines_of(text) for text in texts]
         counts = np.fromiter(map(len, lines), np.intp, len(lines))
-        sums = self._lines.sums([line for of_text in lines for line in of_text])
-        totals = np.add.reduceat(sums, np.cumsum(counts) - counts, axis=0).astype(np.float32)
+        flat = [line for of_text in lines for line in of_text]
+        sums = self._lines.sums(flat)
+        totals = np.add.reduceat(sums, np.cumsum(counts) - counts, axis=0)
+        return Readings(self._said(totals), flat, self._said(sums), counts)
+
+    def _said(self, sums: NDArray[np.int32]) -> NDArray[np.float32]:
+        totals = sums.astype(np.float32)
         columns = len(self._bias)
         words, runs = totals[:, :columns], totals[:, columns:-2]
         factors = (1 / np.sqrt(np.maximum(totals[:, -2:], 1))).astype(np.float32)
-        return (words * factors[:, :1] + runs * factors[:, 1:]) * self._scale + self._bias
+        said: NDArray[np.float32] = (words * factors[:, :1] + runs * factors[:, 1:]) * self._scale + self._bias
+        return said
 
 
 class RepeatedLines(Generic[T]):
@@ -141,10 +166,17 @@ def _packed(table: NDArray[np.int8]) -> NDArray[np.uint64]:
 
 
 def lines_of(text: str) -> list[str]:
-    """Return the lines of a normalised text that are read."""
-    if len(text) <= TEXT_CHARACTERS_MAX:
-        return text.split("\n")
-    return f"{text[: TEXT_CHARACTERS_MAX * 2 // 3]}\n{text[-TEXT_CHARACTERS_MAX // 3 :]}".split("\n")
+    """Return the lines of a normalised text that are read, long ones in pieces."""
+    if len(text) > TEXT_CHARACTERS_MAX:
+        text = f"{text[: TEXT_CHARACTERS_MAX * 2 // 3]}\n{text[-TEXT_CHARACTERS_MAX // 3 :]}"
+    lines = text.split("\n")
+    if len(text) <= LINE_CHARACTERS_MAX or max(map(len, lines)) <= LINE_CHARACTERS_MAX:
+        return lines
+    return [piece for line in lines for piece in _pieces(line)]
+
+
+def _pieces(line: str) -> list[str]:
+    return [line] if len(line) <= LINE_CHARACTERS_MAX else _PIECE.findall(line)
 
 
 def letters_of(lines: Sequence[str]) -> list[str]:
