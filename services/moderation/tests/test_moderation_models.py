@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moderation.models import HEADS, ModelBank, ModelFileError, spam
-from moderation.models.bank import with_spam
+from moderation.models.bank import PASSAGES_MAX, with_spam
 from moderation.models.features import Hasher
 from moderation.models.linear import LINE_CHARACTERS_MAX, TEXT_CHARACTERS_MAX, LinearModel, lines_of
 from moderation.models.manifest import SpamFigures
@@ -301,8 +301,19 @@ def test_a_passage_is_read_once_and_says_the_same_again(bank):
     said = bank.finish(first)
     second = bank.begin([text])
     assert (set(first.waiting), set(second.waiting)) == ({0}, set())
-    assert bank.finish(second) == said
-    assert bank.finish(second, hurried=True)[0].cut_short is False
+    assert bank.finish(second) == bank.finish(second, hurried=True) == said
+    assert not said[0].cut_short
+
+
+def test_without_time_a_passage_that_was_not_read_is_left_out_and_the_verdict_says_so(bank):
+    begun = bank.begin(["\n".join([QUIET] * 8 + [f"{HARM} in the morning."])])
+    (hurried,) = bank.finish(begun, hurried=True)
+    assert (hurried.cut_short, hurried.tiers) == (True, ("linear",))
+
+
+def test_a_passage_that_comes_again_in_a_text_takes_no_place_of_another(bank):
+    begun = bank.begin(["\n".join([HARM] * 2 * PASSAGES_MAX + [QUIET] * 20 + [f"{HARM} {QUIET}"[:120]])])
+    assert len(begun.passages[0]) == 2
 
 
 @given(st.text(alphabet="ab.,; ", max_size=900))

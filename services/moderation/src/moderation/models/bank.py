@@ -103,31 +103,32 @@ class ModelBank:
         chosen = self._chosen(scores, read.of_texts)
         whole = {number: restored(shortened(texts[number])) for number in chosen.tolist()}
         places = self._suspicious(read)
-        passages = {number: [read.lines[place] for place in some] for number, some in places.items()}
-        asked = {read.lines[place]: read.of_lines[place] for some in places.values() for place in some}
+        passages = {number: list(some) for number, some in places.items()}
+        asked = {line: read.of_lines[place] for some in places.values() for line, place in some.items()}
         said = {line: known for line in asked if (known := self._passages.get(line)) is not None}
         unread = {line: of_line[: len(HEADS)] for line, of_line in asked.items() if line not in said}
         return Begun(columns, scores, whole, passages, said, unread)
 
     def finish(self, begun: Begun, *, hurried: bool = False) -> list[Scores]:
         """Ask tier 2, milliseconds for each text that waits, in a thread of its own; hurried, tier 1 has to do."""
-        waiting = begun.waiting
-        if hurried:
-            return [
-                Scores(dict(zip(HEADS, line, strict=True)), (LINEAR,), cut_short=number in waiting)
-                for number, line in enumerate(begun.scores.tolist())
-            ]
+        left_out: Collection[int] = begun.waiting if hurried else ()
         scores = begun.scores.copy()
-        if self._encoder is not None and begun.whole:
+        read = set() if hurried else set(begun.whole)
+        if self._encoder is not None and read:
             chosen = list(begun.whole)
             second = self._encoder.logits(list(begun.whole.values()))
             scores[chosen] = self._calibration.of_both(begun.columns[chosen], second)
-        said = {**begun.said, **self._read(begun.unread)}
+        said = begun.said if hurried else {**begun.said, **self._read(begun.unread)}
         for number, some in begun.passages.items():
-            scores[number, _HIDDEN] = np.max([scores[number, _HIDDEN], *(said[line] for line in some)], axis=0)
-        deep = {*begun.whole, *begun.passages}
+            if known := [said[line] for line in some if line in said]:
+                scores[number, _HIDDEN] = np.max([scores[number, _HIDDEN], *known], axis=0)
+                read.add(number)
         return [
-            Scores(dict(zip(HEADS, line, strict=True)), (LINEAR, ENCODER) if number in deep else (LINEAR,))
+            Scores(
+                dict(zip(HEADS, line, strict=True)),
+                (LINEAR, ENCODER) if number in read else (LINEAR,),
+                cut_short=number in left_out,
+            )
             for number, line in enumerate(scores.tolist())
         ]
 
@@ -146,19 +147,18 @@ class ModelBank:
         gate = np.asarray(self._figures.gate, np.float32)
         return np.flatnonzero((scores >= gate).any(axis=1) | (logits[:, len(HEADS)] >= self._figures.need))
 
-    def _suspicious(self, read: Readings) -> dict[int, list[int]]:
-        """Return, by text, the places of the lines that would pass the gate by themselves, the worst ones."""
+    def _suspicious(self, read: Readings) -> dict[int, dict[str, int]]:
+        """Return, by text, the lines that would pass the gate by themselves, the worst ones, and their places."""
         if self._figures is None or self._encoder is None or len(read.lines) == len(read.counts):
             return {}
         over = (read.of_lines[:, _HIDDEN] - self._limits).max(axis=1)
         ends = np.cumsum(read.counts)
-        found: dict[int, list[int]] = {}
+        found: dict[int, dict[str, int]] = {}
         for place in sorted(np.flatnonzero(over >= 0).tolist(), key=lambda place: -float(over[place])):
-            number = int(np.searchsorted(ends, place, side="right"))
-            some = found.setdefault(number, [])
-            if read.counts[number] > 1 and len(some) < PASSAGES_MAX and _has_words(read.lines[place]):
-                some.append(place)
-        return {number: some for number, some in found.items() if some}
+            number, line = int(np.searchsorted(ends, place, side="right")), read.lines[place]
+            if read.counts[number] > 1 and _has_words(line) and len(found.get(number, ())) < PASSAGES_MAX:
+                found.setdefault(number, {})[line] = place
+        return found
 
     def _read(self, passages: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
         """Let tier 2 read passages; return by passage the probabilities of what may be hidden, and keep them."""
