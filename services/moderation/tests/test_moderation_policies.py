@@ -1,6 +1,8 @@
 # ruff: noqa: RUF001  disguised letters are the subject
 """Policies of named features: unknowns, shadow, drafts, circles, thresholds per tool, replay."""
 
+from hashlib import sha256
+from types import MappingProxyType
 from typing import NamedTuple
 
 import pytest
@@ -10,7 +12,9 @@ from moderation.examination import Context, examine
 from moderation.links import host_of
 from moderation.mail import AttachmentPart, Correspondent, MailParts, TextPart
 from moderation.mail.read import links_in
+from moderation.models import ModelBank
 from moderation.models.bank import Scores as ModelBankScores
+from moderation.models.weights import WEIGHTS
 from moderation.policy.errors import PolicyError
 from moderation.policy.reading import parse_policy
 from moderation.replaying import ReplayError, feature_differences, replay
@@ -83,6 +87,7 @@ def test_what_hangs_on_something_unknown_is_not_applied_and_counted():
 class Scores:
     tiers = ("linear",)
     cut_short = False
+    passages = MappingProxyType({})
 
     def __init__(self, phish):
         self.by_head = dict.fromkeys(
@@ -203,6 +208,17 @@ def test_a_verdict_is_reached_again_from_its_own_features(policy_of_the_road, vi
             again = examine(message(text), policy_of_the_road).values
             assert len(again) == len(policy_of_the_road.compiled.names)
             assert list(feature_differences(signed["features"], decision.features)) == []
+
+
+def test_a_passage_that_models_find_worse_than_the_text_is_evidence(policy_of_the_road):
+    harm = "All muslims are vermin and somebody should chase them out of the street."
+    quiet = "The meeting about the new office was moved to Tuesday and the minutes follow by mail to all of you."
+    text = "\n".join([quiet] * 8 + [harm] + [quiet] * 8)
+    (decision,) = Screener(policy_of_the_road, ModelBank.load(WEIGHTS)).screen([Case(message(text), "email")])
+    (found,) = [item for item in decision.evidence if item.rule == "score.hate"]
+    assert (found.part, text[found.start : found.end]) == ("text[0]", harm)
+    assert found.digest == sha256(harm.encode()).hexdigest()
+    assert replay(statement(decision, policy_of_the_road), policy_of_the_road).differences == ()
 
 
 def test_a_changed_verdict_does_not_replay(policy_of_the_road):

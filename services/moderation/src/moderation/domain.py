@@ -13,7 +13,7 @@ from itertools import compress
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
-from moderation.examination import NOTHING_CARRIED, NOTHING_KNOWN, Carried, Examination, examine
+from moderation.examination import NOTHING_CARRIED, NOTHING_KNOWN, TEXTS, Carried, Examination, examine
 from moderation.features import FILES_AT, HEADS, LINKS_AT, SCORES_AT, SCORES_END
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ ENGINE = "waystation-screening/5"
 EVIDENCE_MAX = 32
 ERASED = "content-erased"
 TIER0 = "tier0"
+_NO_PASSAGES: Mapping[str, str] = MappingProxyType({})
 _UNREADABLE = "nothing-readable"
 _EMPTY = "empty"
 _WEIGHT: dict[Action, int] = {"allow": 0, "hold": 1, "block": 2}
@@ -86,9 +87,16 @@ def screen(parts: MailParts, policy: Policy, tool: Tool = "email", context: Cont
 
 
 def judge(
-    found: Examination, policy: Policy, scores: Mapping[str, float] | None = None, tiers: Iterable[str] = ()
+    found: Examination,
+    policy: Policy,
+    scores: Mapping[str, float] | None = None,
+    tiers: Iterable[str] = (),
+    passages: Mapping[str, str] = _NO_PASSAGES,
 ) -> Decision:
-    """Return what follows from an examination and, where models have spoken, their probabilities by head."""
+    """Return what follows from an examination and, where models have spoken, their probabilities by head.
+
+    `passages` of the normalised text, by head, are evidence for the rules that ask for the head's score.
+    """
     outcome = decide(found.values, policy, found.tool, scores)
     degraded = found.degraded
     readable = bool(found.places or found.parts.attachments)
@@ -103,7 +111,7 @@ def judge(
         max((least, *outcome.actions), key=_WEIGHT.__getitem__) if applied else least,
         tuple(sorted({rule.clause for rule in applied})) if applied else (),
         tuple(sorted(rule.id for rule in applied)) if applied else (),
-        _evidence(found, policy, outcome.applied) if applied else (),
+        _evidence(found, policy, outcome.applied, passages) if applied else (),
         tuple(sorted(degraded)) if degraded else (),
         outcome.heads,
         outcome.scores,
@@ -260,8 +268,11 @@ def scores_in_ten_thousandths(scores: Sequence[float]) -> dict[str, int]:
     return {head: score for head, number in _BY_NAME if number < len(whole) and (score := whole[number])}
 
 
-def _evidence(found: Examination, policy: Policy, applied: Sequence[int]) -> tuple[Evidence, ...]:
+def _evidence(
+    found: Examination, policy: Policy, applied: Sequence[int], passages: Mapping[str, str]
+) -> tuple[Evidence, ...]:
     evidence = [item for number in applied for item in _evidence_of(found, policy, number)]
+    evidence += [item for number in applied for item in _evidence_of_scores(found, policy, number, passages)]
     unique = list(dict.fromkeys(evidence))[:EVIDENCE_MAX]
     return tuple(sorted(unique, key=lambda item: (item.rule, item.part, item.start)))
 
@@ -283,6 +294,22 @@ def _evidence_of(found: Examination, policy: Policy, number: int) -> Iterator[Ev
     for part, finding in found.files:
         if finding.kind in kinds or FILES_AT[finding.kind] in asked:
             yield _evidence_item(rule, part, finding.start, finding.end, finding.matched)
+
+
+def _evidence_of_scores(
+    found: Examination, policy: Policy, number: int, passages: Mapping[str, str]
+) -> Iterator[Evidence]:
+    asked = policy.compiled.asked.get(number, frozenset())
+    for head, passage in passages.items():
+        if SCORES_AT + HEADS.index(head) not in asked:
+            continue
+        for place in found.places:
+            at = place.normal.text.find(passage) if place.kind in TEXTS else -1
+            if at >= 0:
+                start, end = place.normal.span(at, at + len(passage))
+                rule = policy.document.rules[number]
+                yield _evidence_item(rule, place.name, start, end, _utf8(place.normal.source[start:end]))
+                break
 
 
 def _links_asked(found: Examination, asked: frozenset[int]) -> Iterator[int]:

@@ -30,7 +30,7 @@ MESSAGE_CHARACTERS_MAX = 250_000
 FOREIGN_COST = 5
 """How many characters one of a text that is not ASCII alone counts for: it takes so much longer to read."""
 _TEXT_KINDS = {"text": "text", "html-text": "html"}
-_TEXTS = ("text", "subject", "html")
+TEXTS = ("text", "subject", "html")
 _CAPITALS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _SMALL = _CAPITALS.lower()
 _DIGITS = b"0123456789"
@@ -99,7 +99,7 @@ class Examination:
 
     def text(self) -> str:
         """Return subject and texts as one, normalised, for models."""
-        return "\n".join([place.normal.text for place in self.places if place.kind in _TEXTS])
+        return "\n".join([place.normal.text for place in self.places if place.kind in TEXTS])
 
 
 def examine(parts: MailParts, policy: Policy, tool: Tool = "email", context: Context = NOTHING_KNOWN) -> Examination:
@@ -165,7 +165,7 @@ def _match_patterns(found: Examination, policy: Policy) -> dict[int, list[tuple[
             for number, rule in policy.near_rules.get(hit.pattern, ()):
                 if tool in rule.tools:
                     near.setdefault(number, []).append((place, hit))
-            if place.kind in _TEXTS:
+            if place.kind in TEXTS:
                 for bank in policy.bank_patterns.get(hit.pattern, ()):
                     found.bank_hits.setdefault(bank, []).append((place, hit))
     for bank, hits in found.bank_hits.items():
@@ -182,7 +182,7 @@ _SIGNS_AT, _LANGUAGE_AT, _LINK_COUNT, _HOST_COUNT = (
 
 
 def _count_letters(found: Examination) -> None:
-    values, texts = found.values, [place.normal for place in found.places if place.kind in _TEXTS]
+    values, texts = found.values, [place.normal for place in found.places if place.kind in TEXTS]
     if not texts:
         return
     characters = capitals = letters = exclamations = digits = 0

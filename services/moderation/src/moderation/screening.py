@@ -52,6 +52,10 @@ class ModelScores(Protocol):
         """The models that were asked."""
 
     @property
+    def passages(self) -> Mapping[str, str]:
+        """By head, the part of the text that is worse than all of it."""
+
+    @property
     def cut_short(self) -> bool:
         """Whether a slower model would have been asked if there had been time."""
 
@@ -208,4 +212,4 @@ def _with_models(item: Examination, policy: Policy, scores: ModelScores | None, 
         return judge(item, policy)
     if scores.cut_short:
         item.degraded.add(BUSY)
-    return judge(item, policy, scores.by_head, scores.tiers)
+    return judge(item, policy, scores.by_head, scores.tiers, scores.passages)

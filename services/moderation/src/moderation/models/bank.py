@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -32,16 +33,21 @@ PASSAGE_WORDS_MIN = 3
 PASSAGE_DISCOUNT = 0.7
 """Log-odds that a passage is rated lower than a text of its own: it is one of many, and out of its place."""
 _KEPT_PASSAGES_MAX = 4_096
+_NO_PASSAGES: Mapping[str, str] = MappingProxyType({})
 READ_CHARACTERS_MAX = 8_000
 """Of a longer text the models read the first three quarters and the last quarter of this many characters."""
 
 
 class Scores(NamedTuple):
-    """Calibrated probabilities by head for a text, and the tiers that gave them; `cut_short`: one was left out."""
+    """Calibrated probabilities by head for a text, and the tiers that gave them; `cut_short`: one was left out.
+
+    `passages` are, by head, those whose word is higher than that on the whole text.
+    """
 
     by_head: Mapping[str, float]
     tiers: tuple[str, ...]
     cut_short: bool = False
+    passages: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,15 +125,22 @@ class ModelBank:
             second = self._encoder.logits(list(begun.whole.values()))
             scores[chosen] = self._calibration.of_both(begun.columns[chosen], second)
         said = begun.said if hurried else {**begun.said, **self._read(begun.unread)}
+        higher: dict[int, dict[str, str]] = {}
         for number, some in begun.passages.items():
-            if known := [said[line] for line in some if line in said]:
-                scores[number, _HIDDEN] = np.max([scores[number, _HIDDEN], *known], axis=0)
-                read.add(number)
+            for line in some:
+                if (of_line := said.get(line)) is not None:
+                    read.add(number)
+                    over = [
+                        place for place, value in zip(_HIDDEN, of_line, strict=True) if value > scores[number, place]
+                    ]
+                    scores[number, _HIDDEN] = np.maximum(scores[number, _HIDDEN], of_line)
+                    higher.setdefault(number, {}).update((HEADS[place], line) for place in over)
         return [
             Scores(
                 dict(zip(HEADS, line, strict=True)),
                 (LINEAR, ENCODER) if number in read else (LINEAR,),
-                cut_short=number in left_out,
+                number in left_out,
+                higher.get(number, _NO_PASSAGES),
             )
             for number, line in enumerate(scores.tolist())
         ]
