@@ -2,10 +2,12 @@
 """Policies of named features: unknowns, shadow, drafts, circles, thresholds per tool, replay."""
 
 from hashlib import sha256
+from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
 import pytest
+import yaml
 
 from moderation.domain import ENGINE, in_ten_thousandths, scores_in_ten_thousandths, screen
 from moderation.examination import Context, examine
@@ -155,7 +157,6 @@ def test_models_are_asked_the_normal_text_and_only_the_one_of_spam_about_other_l
     ("text", "language"),
     [
         ("die rechnung und der vertrag", "de"),
-        ("adios!", None),
         ("зайдите на наш сайт и вы не пожалеете, для вас это всё на этой неделе бесплатно", "ru"),
     ],
 )
@@ -164,6 +165,27 @@ def test_of_short_texts_and_of_languages_that_no_model_learnt_tier_0_alone_speak
     (decision,) = Screener(policy(), models).screen([Case(message(text), "email")])
     assert (models.asked, models.foreign) == ([], [])
     assert (decision.tiers, decision.degraded, decision.language) == (("tier0",), ("models-language",), language)
+
+
+def test_a_short_text_whose_language_cannot_be_told_is_judged_for_spam_as_if_it_were_english(policy_of_the_road):
+    screener = Screener(policy_of_the_road, ModelBank.load(WEIGHTS))
+    offer, bye, code = screener.screen(
+        [
+            Case(message(text), "telephony")
+            for text in ("FreeMsg>XMAS TONES!Reply REAL 150p", "adios!", "Ihr Code 445566")
+        ]
+    )
+    assert (offer.action, offer.heads, offer.tiers) == ("hold", ("spam",), ("tier0", "spam"))
+    assert (bye.action, code.action) == ("allow", "allow")
+
+
+def test_a_message_that_is_a_code_and_nothing_else_is_allowed(policy_of_the_road):
+    screener = Screener(policy_of_the_road, ModelBank.load(WEIGHTS))
+    codes = yaml.safe_load((Path(__file__).parent / "data" / "not_english.yaml").read_text("utf-8"))["codes"]
+    decisions = screener.screen([Case(message(code), "telephony") for code in codes])
+    assert [code for code, decision in zip(codes, decisions, strict=True) if decision.action != "allow"] == []
+    (offer,) = screener.screen([Case(message("Claim ur prize code 4455 now! Txt WIN to 80488 150p/msg"), "telephony")])
+    assert "spam" in offer.heads
 
 
 def test_a_verdict_in_another_language_is_reached_again_from_its_own_features(policy_of_the_road):

@@ -55,6 +55,9 @@ class SlowScorer:
     def begin(self, texts):
         return Begun(list(texts), dict(enumerate(texts)))
 
+    def score_foreign(self, texts):
+        return [Scores({"spam": 0.7}, ("spam",)) for _ in texts]
+
     def finish(self, begun, *, hurried=False):
         assert not hurried, "what is known is not asked again"
         self.asked += begun.texts
@@ -88,7 +91,10 @@ async def test_the_shadow_is_judged_by_the_scores_of_the_policy_in_force():
     scorer = SlowScorer()
     screener = Screener(policy(0.9), scorer)
     watch = watch_of(screener, policy(0.5))
-    texts = ["Please send me the offer for the new office", "x" * 5000 + " is the number of your order with us"]
+    texts = [
+        "Please send me the offer for the new office",
+        "This is the number of the order that you have with us: " + "x" * 5000,
+    ]
     decisions = await compare(watch, screener, cases(*texts), ["one", "two"])
     assert [found.action for found in decisions] == ["allow", "allow"]
     assert watch.comparison.newly_stopped.total() == len(scorer.asked), "every text that models read is over 0.5"

@@ -17,7 +17,8 @@ MODEL_LANGUAGES = frozenset(["en"])
 SPAM_LANGUAGES = frozenset(["cs", "de", "es", "fr", "it", "nl", "pl", "pt", "ro", "sv", "tr"])
 """Languages that the model of spam was given honest letters in; it judges texts in them, the other models do not."""
 SPAM_WORDS_MIN = 10
-"""It judges no shorter text in them, nor where the language cannot be told: a greeting and a cry look like offers."""
+"""It judges no shorter text in them: a greeting and a cry look like offers. Where the language of a short text cannot be
+told it is judged for spam as if it were English, which most of them nearly are (`FreeMsg>TONES! Reply REAL`)."""
 TIER0_LANGUAGES = frozenset(["en", "de", "fr", "es", "it", "nl", "pt", "pl", "ru", "uk"])
 """Languages whose lures and opt-out words the shipped policy knows."""
 
@@ -78,6 +79,11 @@ def language_of(text: str) -> str | None:
 def may_be_scored(language: str | None) -> bool:
     """Whether any model may be asked about a text; where its language cannot be told, its words tell which."""
     return language is None or language in MODEL_LANGUAGES or language in SPAM_LANGUAGES
+
+
+def is_short(text: str) -> bool:
+    """Whether a text is too short to be judged in another language."""
+    return len(text.split()) < SPAM_WORDS_MIN
 
 
 def _by_script(head: str) -> str | None:

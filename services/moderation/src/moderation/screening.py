@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from moderation.domain import judge
 from moderation.examination import NOTHING_KNOWN, Context, examine
-from moderation.language import MODEL_LANGUAGES, SPAM_WORDS_MIN, may_be_scored
+from moderation.language import MODEL_LANGUAGES, is_short, may_be_scored
 from moderation.policy.reading import NO_LISTS, with_lists
 from moderation.rejudging.hashes import hashes_of
 from moderation.text.words import reads_as_english
@@ -144,7 +144,9 @@ class Screener:
             return Screening(found, policy)
         texts = {n: text for n, item in enumerate(found) if may_be_scored(item.language) and (text := item.text())}
         asked = {n: text for n, text in texts.items() if _is_english(found[n].language, text)}
-        foreign = {n: text for n, text in texts.items() if n not in asked and len(text.split()) >= SPAM_WORDS_MIN}
+        foreign = {
+            n: text for n, text in texts.items() if n not in asked and not (found[n].language and is_short(text))
+        }
         return Screening(
             found, policy, scorer, asked, scorer.begin(list(asked.values())), foreign=_spam_alone(scorer, foreign)
         )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from moderation.language import is_short
 from moderation.models.calibration import Calibration, lowered
 from moderation.models.encoder import Encoder
 from moderation.models.heads import HEADS
@@ -149,8 +150,12 @@ class ModelBank:
         """Score normalised texts that are not in English, microseconds each: spam alone, no other head is known."""
         if self._spam is None:
             return [Scores({}, ())] * len(texts)
-        columns = self._linear.logits(texts)[:, : len(HEADS)]
-        columns[:, _SPAM] = self._spam.logits(texts, columns[:, _SPAM], np.full(len(texts), FOREIGN))
+        of_linear = self._linear.logits(texts)
+        columns = of_linear[:, : len(HEADS)].copy()
+        with_spam(self._spam, columns, texts)
+        if long := [number for number, text in enumerate(texts) if not is_short(text)]:
+            linear = of_linear[long, _SPAM]
+            columns[long, _SPAM] = self._spam.logits([texts[n] for n in long], linear, np.full(len(long), FOREIGN))
         spam = self._calibration.of_linear(columns)[:, _SPAM]
         return [Scores({HEADS[_SPAM]: probability}, (SPAM_ALONE,)) for probability in spam.tolist()]
 
