@@ -17,22 +17,17 @@ from onnx import numpy_helper
 from torch import Tensor
 
 from moderation.models.wordpiece import WordPiece
-from training.augment import disturb
 from training.encoder import (
-    BATCH_TOKENS,
-    SETTLED_LAYERS,
-    TOKENS_MAX,
     Course,
+    batches_of_pass,
     has_bfloat16,
     installed_minilm,
-    make_batches,
     mean_of,
+    settle,
     train,
     vocabulary,
 )
-from training.mixture import mixture
 from training.network import TEACHER_LAYERS, Encoder
-from training.reading import as_read
 
 SEEDS = (41, 42)
 COURSE = Course(1, 1100, 50, 1000)
@@ -72,15 +67,12 @@ def main() -> None:
     teacher, model = Encoder(len(pieces), TEACHER_LAYERS), Encoder(len(pieces))
     teacher.load_state_dict(torch.load(given.work / "teacher.pt"))
     model.load_state_dict(state_of(given.start or given.work / "encoder.pt"))
-    for part in (model.words, model.positions, model.norm, *model.layers[:SETTLED_LAYERS]):
-        part.requires_grad_(False).eval()
+    settle(model)
     ends = []
     for seed in SEEDS:
         torch.manual_seed(seed)
         random = Random(seed)
-        examples = mixture(given.data, seed, random)
-        numbers = [reader.read(as_read(disturb(one.text, random)), TOKENS_MAX) for one in examples]
-        batches = list(make_batches(examples, numbers, BATCH_TOKENS, random))[: COURSE.batches_max]
+        batches = batches_of_pass(given.data, seed, reader, random)[: COURSE.batches_max]
         train(model, batches, COURSE, given.work / "distilled.part.pt", told=Teacher(teacher))
         ends.append({name: weight.clone() for name, weight in model.state_dict().items()})
         torch.save(ends[-1], given.work / f"distilled.{seed}.pt")

@@ -65,17 +65,14 @@ def main() -> None:
     pieces, kept = vocabulary(minilm)
     reader = WordPiece(pieces)
     model = from_minilm(minilm / "model.safetensors", kept)
-    for part in (model.words, model.positions, model.norm, *model.layers[:SETTLED_LAYERS]):
-        part.requires_grad_(False).eval()
+    settle(model)
     passes, ends = 0, []
     for number, course in enumerate(COURSES):
         batches = []
         for _ in range(course.passes):
-            examples = mixture(given.data, passes, random)
-            numbers = [reader.read(as_read(disturb(one.text, random)), TOKENS_MAX) for one in examples]
-            batches += make_batches(examples, numbers, BATCH_TOKENS, random)
+            batches += batches_of_pass(given.data, passes, reader, random)
             passes += 1
-            print(f"pass {passes}: {len(examples)} examples, {len(batches)} batches so far", flush=True)
+            print(f"pass {passes}: {len(batches)} batches so far", flush=True)
         train(model, batches[: course.batches_max], course, given.work / "encoder.part.pt")
         ends.append({name: weight.clone() for name, weight in model.state_dict().items()})
         torch.save(ends[-1], given.work / f"encoder.course-{number}.pt")
@@ -109,6 +106,21 @@ def _is_kept(piece: str) -> bool:
     return not (piece.startswith("[") and len(piece) > 1) and all(
         sign < "\u0500" or "\u2010" <= sign < "\u20d0" for sign in piece
     )
+
+
+def settle(model: Encoder) -> None:
+    """Leave the tables and the lowest layers as they are."""
+    for part in (model.words, model.positions, model.norm, *model.layers[:SETTLED_LAYERS]):
+        part.requires_grad_(False).eval()
+
+
+def batches_of_pass(
+    data: Path, number: int, reader: WordPiece, random: Random
+) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Return the batches of a pass through the mixture, texts disturbed and in an order of their own."""
+    examples = mixture(data, number, random)
+    numbers = [reader.read(as_read(disturb(one.text, random)), TOKENS_MAX) for one in examples]
+    return list(make_batches(examples, numbers, BATCH_TOKENS, random))
 
 
 def make_batches(

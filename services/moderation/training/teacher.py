@@ -9,14 +9,10 @@ from random import Random
 import torch
 
 from moderation.models.wordpiece import WordPiece
-from training.augment import disturb
-from training.encoder import BATCH_TOKENS, TOKENS_MAX, Course, installed_minilm, make_batches, train, vocabulary
-from training.mixture import mixture
+from training.encoder import Course, batches_of_pass, installed_minilm, settle, train, vocabulary
 from training.network import from_bge
-from training.reading import as_read
 
 SEED = 31
-SETTLED_LAYERS = 2
 COURSE = Course(1, 2000, 100, 1000, 1.5e-4)
 
 
@@ -30,14 +26,9 @@ def main() -> None:
     torch.set_num_threads(1)
     random = Random(SEED)
     pieces, kept = vocabulary(installed_minilm())
-    reader = WordPiece(pieces)
     model = from_bge(given.bge, kept)
-    for part in (model.words, model.positions, model.norm, *model.layers[:SETTLED_LAYERS]):
-        part.requires_grad_(False).eval()
-    examples = mixture(given.data, SEED, random)
-    numbers = [reader.read(as_read(disturb(one.text, random)), TOKENS_MAX) for one in examples]
-    batches = list(make_batches(examples, numbers, BATCH_TOKENS, random))[: COURSE.batches_max]
-    print(f"{len(examples)} examples, {len(batches)} batches", flush=True)
+    settle(model)
+    batches = batches_of_pass(given.data, SEED, WordPiece(pieces), random)[: COURSE.batches_max]
     train(model, batches, COURSE, given.work / "teacher.part.pt")
     torch.save(model.state_dict(), given.work / "teacher.pt")
 

@@ -48,7 +48,7 @@ class Scores(NamedTuple):
     by_head: Mapping[str, float]
     tiers: tuple[str, ...]
     cut_short: bool = False
-    passages: Mapping[str, str] = MappingProxyType({})
+    passages: Mapping[str, str] = _NO_PASSAGES
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,14 +147,20 @@ class ModelBank:
         ]
 
     def score_foreign(self, texts: Sequence[str]) -> list[Scores]:
-        """Score normalised texts that are not in English, microseconds each: spam alone, no other head is known."""
+        """Score normalised texts that are not in English, microseconds each: spam alone, no other head is known.
+
+        Those too short to be judged in another language are judged as if they were English.
+        """
         if self._spam is None:
             return [Scores({}, ())] * len(texts)
-        of_linear = self._linear.logits(texts)
-        columns = of_linear[:, : len(HEADS)].copy()
-        with_spam(self._spam, columns, texts)
-        if long := [number for number, text in enumerate(texts) if not is_short(text)]:
-            linear = of_linear[long, _SPAM]
+        columns = self._linear.logits(texts)[:, : len(HEADS)]
+        short, long = ([n for n, text in enumerate(texts) if is_short(text) == wanted] for wanted in (True, False))
+        if short:
+            of_short = columns[short]
+            with_spam(self._spam, of_short, [texts[n] for n in short])
+            columns[short] = of_short
+        if long:
+            linear = columns[long, _SPAM]
             columns[long, _SPAM] = self._spam.logits([texts[n] for n in long], linear, np.full(len(long), FOREIGN))
         spam = self._calibration.of_linear(columns)[:, _SPAM]
         return [Scores({HEADS[_SPAM]: probability}, (SPAM_ALONE,)) for probability in spam.tolist()]
