@@ -21,7 +21,7 @@ from moderation.policy.reading import read_policy
 from moderation.screening import Case, Screener
 from training.augment import disguise
 from training.corpus import CLEAN_SOURCES, Row, is_clean, read_rows
-from training.synthesis import foreign_rows, synthetic_rows
+from training.synthesis import foreign_rows, synthetic_rows, texting_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -70,7 +70,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=Path, required=True)
     given = parser.parse_args()
     screener = Screener(read_policy(given.policy), ModelBank.load(given.weights))
-    rows = [row for row in [*read_rows(given.data), *synthetic_rows()] if row.split != "train"]
+    rows = [row for row in [*read_rows(given.data), *synthetic_rows(), *texting_rows()] if row.split != "train"]
     began = time.process_time()
     held = judged(screener, rows)
     spent = (time.process_time() - began) / len(rows)

@@ -18,7 +18,7 @@ from training import linear
 from training.calibrate import SPAM_SCALE, line
 from training.corpus import is_clean, read_rows
 from training.reading import as_read
-from training.synthesis import FOREIGN_SOURCE, foreign_rows, synthetic_rows
+from training.synthesis import FOREIGN_SOURCE, foreign_rows, synthetic_rows, texting_rows
 from training.tier1 import SOCIAL
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from training.corpus import Row
 
 PULL = 3e-6
-WEIGHTS = {"tg_spam": 0.5, "youtube_spam": 0.5, "clinc150": 0.3, "banking77": 0.3, "synthetic": 0.05}
+WEIGHTS = {"tg_spam": 0.5, "youtube_spam": 0.5, "clinc150": 0.3, "banking77": 0.3, "synthetic": 0.1}
 WEIGHT_OF_TALK = 0.01
 FOREIGN_WEIGHTS = (0.2, 0.1)
 """Of honest texts in other languages and of spam, which only the third column learns from, beside all letters."""
@@ -45,7 +45,8 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=Path, required=True)
     given = parser.parse_args()
     spam = HEADS.index("spam")
-    rows = [row for row in [*read_rows(given.data), *synthetic_rows(), *foreign_rows()] if row.label("spam") >= 0]
+    rows = [*read_rows(given.data), *synthetic_rows(), *texting_rows(), *foreign_rows()]
+    rows = [row for row in rows if row.label("spam") >= 0]
     train, held = ([row for row in rows if row.split == split] for split in ("train", "calibrate"))
     texts = [as_read(row.text) for row in train]
     foreign, kinds = np.array([row.source == FOREIGN_SOURCE for row in train]), columns_of(texts)

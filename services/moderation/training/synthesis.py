@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 FOLDER = Path(__file__).parent / "synthetic"
-LANGUAGES = FOLDER / "languages"
+LANGUAGES, TEXTING = FOLDER / "languages", FOLDER / "texting"
 _CHOICE = re.compile(r"\(([^()]*\|[^()]*)\)")
 _SLOT = re.compile(r"\{(\w+)\}")
 _ONE_SLOT = re.compile(r"\((\{\w+\})\)")
@@ -39,8 +39,13 @@ class Section:
 
 
 def synthetic_rows(seed: int = SYNTHETIC_SEED) -> list[Row]:
-    """Return all texts but those of other languages, the same for the same seed and files."""
+    """Return the texts that all models learn from, the same for the same seed and files."""
     return _rows(FOLDER, {}, seed, SYNTHETIC_SOURCE)
+
+
+def texting_rows(seed: int = SYNTHETIC_SEED) -> list[Row]:
+    """Return text messages, honest ones and spam, which only the model of spam learns from."""
+    return _rows(TEXTING, read_templates(FOLDER)[0], seed, SYNTHETIC_SOURCE)
 
 
 def foreign_rows(seed: int = SYNTHETIC_SEED) -> list[Row]:
