@@ -199,9 +199,10 @@ def steady(bench: Bench, per_second: int) -> list[Measure]:
     count = per_second * STEADY_SECONDS
     bodies = single_bodies(bench.items(f"steady{per_second}x", count))
     target = bench.rehearsal.recorded_count() + count
+    before = bench.processes()
     psutil.cpu_times_percent(None)
     answers = uvloop.run(send_steadily(bench.url, bench.account, bodies, per_second, SINGLE_CONNECTIONS))
-    idle = psutil.cpu_times_percent(None).idle
+    idle, after = psutil.cpu_times_percent(None).idle, bench.processes()
     wait_for_mails(bench.rehearsal, target)
     handed = {mail.sha256: mail.time for mail in bench.rehearsal.recorded() if mail.accepted}
     waits = [
@@ -214,6 +215,7 @@ def steady(bench: Bench, per_second: int) -> list[Measure]:
         *latency(f"accept to handed over {at}", waits, goals),
         *latency(f"202 {at}", answers.request_seconds, goals),
         Measure(f"idle {at}", idle, "% of the machine", 35 if per_second == 200 else None, ">="),
+        *cpu(before, after, count, f" {at}"),
         *integrity(bench, answers, f" {at}"),
     ]
 
