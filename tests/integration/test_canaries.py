@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
+import random
 import secrets
 import string
 import threading
@@ -61,9 +62,11 @@ class Canaries:
     language: str
 
     @classmethod
-    def new(cls):
-        rare = ["".join(secrets.choice(string.ascii_lowercase) for _ in range(10)) for _ in range(5)]
-        phone = "49151" + "".join(secrets.choice(string.digits) for _ in range(9))
+    def new(cls, seed):
+        """Return words that are the same for a seed: moderation holds one in twenty of such nonsense as spam."""
+        chance = random.Random(seed)
+        rare = ["".join(chance.choice(string.ascii_lowercase) for _ in range(10)) for _ in range(5)]
+        phone = "49151" + "".join(chance.choice(string.digits) for _ in range(9))
         return cls(f"vqel{rare[0]}", f"Ällåw{rare[1]}", f"zähnü{rare[2]}", f"Kröt{rare[3]}", phone, f"vq{rare[4][:6]}")
 
     @property
@@ -73,13 +76,13 @@ class Canaries:
 
 @pytest.fixture(scope="module")
 def planted():
-    return Canaries.new()
+    return Canaries.new(1)
 
 
 @pytest.fixture(scope="module")
 def shown():
     """The words of the control."""
-    return Canaries.new()
+    return Canaries.new(2)
 
 
 def message(canaries, local, **content):
