@@ -40,22 +40,23 @@ class Section:
 
 def synthetic_rows(seed: int = SYNTHETIC_SEED) -> list[Row]:
     """Return the texts that all models learn from, the same for the same seed and files."""
-    return _rows(FOLDER, {}, seed, SYNTHETIC_SOURCE)
+    return _rows(FOLDER, seed, SYNTHETIC_SOURCE)
 
 
 def texting_rows(seed: int = SYNTHETIC_SEED) -> list[Row]:
     """Return text messages, honest ones and spam, which only the model of spam learns from."""
-    return _rows(TEXTING, read_templates(FOLDER)[0], seed, SYNTHETIC_SOURCE)
+    return _rows(TEXTING, seed, SYNTHETIC_SOURCE)
 
 
 def foreign_rows(seed: int = SYNTHETIC_SEED) -> list[Row]:
     """Return the texts in languages other than English, `origin` is `honest_LANGUAGE` or `spam_LANGUAGE`."""
-    return _rows(LANGUAGES, read_templates(FOLDER)[0], seed, FOREIGN_SOURCE)
+    return _rows(LANGUAGES, seed, FOREIGN_SOURCE)
 
 
-def _rows(folder: Path, known: dict[str, list[str]], seed: int, source: str) -> list[Row]:
+def _rows(folder: Path, seed: int, source: str) -> list[Row]:
+    """Spell out the templates of a folder; every folder may use the slots of the first."""
     slots, sections = read_templates(folder)
-    slots = {**known, **slots}
+    slots = {**read_templates(FOLDER)[0], **slots}
     return [row for one in sections for row in _spell_out(one, slots, Random(f"{seed} {one.name}"), source)]
 
 
