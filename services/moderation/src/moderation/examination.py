@@ -9,6 +9,7 @@ from moderation.attachments import Budget, find_eicar, inspect
 from moderation.features import FILES_AT, INDEX, LINKS_AT
 from moderation.language import language_of
 from moderation.links import host_of
+from moderation.reported import is_reported
 from moderation.text import NO_SIGNS, normalise
 
 if TYPE_CHECKING:
@@ -153,15 +154,13 @@ def _readable(parts: MailParts, policy: Policy) -> Iterator[tuple[str, str, str]
 def _match_patterns(found: Examination, policy: Policy) -> dict[int, list[tuple[Place, Hit]]]:
     """Note what patterns tell of rules and banks; return, by rule, phrases that need a link beside them."""
     near: dict[int, list[tuple[Place, Hit]]] = {}
-    tool, values, compiled = found.tool, found.values, policy.compiled
+    tool, compiled = found.tool, policy.compiled
     for place in found.places:
         for hit in policy.bank.find(place.normal.data):
             for number, rule in policy.text_rules.get(hit.pattern, ()):
-                assert rule.match is not None, "text rules match patterns"
-                assert rule.match.patterns is not None, "text rules match patterns"
-                if place.kind in rule.match.patterns.places and tool in rule.tools:
-                    found.rule_hits.setdefault(number, []).append((place, hit))
-                    values[compiled.matched_at + number] = 1
+                if tool in rule.tools and (own := _match_text(rule, place, hit, policy)) is not None:
+                    found.rule_hits.setdefault(number, []).append((place, own))
+                    found.values[compiled.matched_at + number] = 1
             for number, rule in policy.near_rules.get(hit.pattern, ()):
                 if tool in rule.tools:
                     near.setdefault(number, []).append((place, hit))
@@ -169,8 +168,21 @@ def _match_patterns(found: Examination, policy: Policy) -> dict[int, list[tuple[
                 for bank in policy.bank_patterns.get(hit.pattern, ()):
                     found.bank_hits.setdefault(bank, []).append((place, hit))
     for bank, hits in found.bank_hits.items():
-        values[compiled.banks_at + bank] = len({hit.pattern for _, hit in hits})
+        found.values[compiled.banks_at + bank] = len({hit.pattern for _, hit in hits})
     return near
+
+
+def _match_text(rule: Rule, place: Place, hit: Hit, policy: Policy) -> Hit | None:
+    """Return where the rule's pattern stands, as far as the rule looks there; own words only where it asks for them."""
+    assert rule.match is not None, "text rules match patterns"
+    patterns, data = rule.match.patterns, place.normal.data
+    assert patterns is not None, "text rules match patterns"
+    if place.kind not in patterns.places:
+        return None
+    if not (patterns.own_words and is_reported(data, hit.start, hit.end)):
+        return hit
+    again = policy.bank.locate_all(hit.pattern, data, OCCURRENCES_MAX)
+    return next((one for one in again if not is_reported(data, one.start, one.end)), None)
 
 
 _CHARACTERS, _SHARE, _EXCLAMATIONS, _DIGITS_AT = (

@@ -35,10 +35,14 @@ class _Closed(BaseModel):
 
 
 class TextPatterns(_Closed):
-    """Any of these patterns in any of these places of a mail."""
+    """Any of these patterns in any of these places of a mail.
+
+    With `own_words`, not where the text reports what another said (`moderation.reported`).
+    """
 
     places: Annotated[tuple[TextPlace, ...], Field(min_length=1)] = ("subject", "text", "html")
     any: Annotated[tuple[Pattern, ...], Field(min_length=1)]
+    own_words: bool = False
 
 
 class LinkConditions(_Closed):
