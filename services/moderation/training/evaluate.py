@@ -20,8 +20,8 @@ from moderation.models import HEADS, ModelBank
 from moderation.policy.reading import read_policy
 from moderation.screening import Case, Screener
 from training.augment import disguise
-from training.corpus import CLEAN_SOURCES, Row, is_clean, read_rows
-from training.synthesis import foreign_rows, synthetic_rows, texting_rows
+from training.corpus import CLEAN_SOURCES, Row, is_clean, read_rows, rows_by_hand
+from training.synthesis import apart_rows, foreign_rows, synthetic_rows, texting_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     Flags = NDArray[np.bool_]
     Numbers = NDArray[np.float64]
 
-TOOL_OF_CHANNEL = {"email": "email", "sms": "telephony", "form": "form"}
+TOOL_OF_CHANNEL = {"email": "email", "sms": "telephony", "telephony": "telephony", "voice": "telephony", "form": "form"}
 HATE_FUNCTIONS = {
     "hate_statement", "hate_slur", "hate_threat", "hate_pronoun", "hate_rant", "counter", "negated", "neutral_identity",
     "reclaimed", "other_target", "object", "profanity", "hate_plain", "benign_plain", "counter_2", "target_2",
@@ -87,6 +87,8 @@ def main() -> None:
         *_by_head(test),
         *_clean(held),
         *_foreign(screener),
+        *_written_by_hand(screener),
+        *_words_of_others(screener),
         *_sections(test),
         END,
     ]
@@ -246,12 +248,40 @@ def _foreign(screener: Screener) -> Iterator[str]:
     yield ""
 
 
+def _written_by_hand(screener: Screener) -> Iterator[str]:
+    yield _header("messages written one by one, honest, of them stopped, breaches, of them stopped, named as meant")
+    held = judged(screener, rows_by_hand())
+    stopped = np.array([decision.action != "allow" for decision in held.decisions])
+    honest, meant = (held.labels == 0).all(1), (held.over & (held.labels == 1)).any(1)
+    for tool in [*dict.fromkeys(row.channel for row in held.rows), "all"]:
+        some = np.array([tool in {row.channel, "all"} for row in held.rows])
+        breaches = some & ~honest
+        counts = (some & honest, some & honest & stopped, breaches, breaches & stopped, breaches & meant)
+        yield f"| {tool} | {' | '.join(str(int(chosen.sum())) for chosen in counts)} |"
+    yield ""
+
+
+def _words_of_others(screener: Screener) -> Iterator[str]:
+    yield _header("learnt by no model, texts, stopped, of them blocked, right on every known head")
+    held = judged(screener, apart_rows())
+    for section in dict.fromkeys(row.origin for row in held.rows):
+        some = held.where(row.origin == section for row in held.rows)
+        actions = np.array([decision.action for decision in some.decisions])
+        shares = (actions != "allow", actions == "block", _right(some))
+        yield f"| {section} | {len(actions)} | {' | '.join(f'{share.mean():.1%}' for share in shares)} |"
+    yield ""
+
+
+def _right(some: Judged) -> Flags:
+    right: Flags = ((some.labels < 0) | (some.over == (some.labels == 1))).all(1)
+    return right
+
+
 def _sections(test: Judged) -> Iterator[str]:
     yield _header("texts written for the project, texts, right on every known head")
     for section in dict.fromkeys(row.origin for row in test.rows if row.source == "synthetic"):
         some = test.where(row.origin == section and row.source == "synthetic" for row in test.rows)
-        right = ((some.labels < 0) | (some.over == (some.labels == 1))).all(1)
-        yield f"| {section} | {len(right)} | {right.mean():.1%} |"
+        yield f"| {section} | {len(some.rows)} | {_right(some).mean():.1%} |"
 
 
 def _header(names: str) -> str:

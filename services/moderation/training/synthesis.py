@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 FOLDER = Path(__file__).parent / "synthetic"
-LANGUAGES, TEXTING = FOLDER / "languages", FOLDER / "texting"
+LANGUAGES, TEXTING, APART = FOLDER / "languages", FOLDER / "texting", FOLDER / "apart"
 _CHOICE = re.compile(r"\(([^()]*\|[^()]*)\)")
 _SLOT = re.compile(r"\{(\w+)\}")
 _ONE_SLOT = re.compile(r"\((\{\w+\})\)")
@@ -46,6 +46,11 @@ def synthetic_rows(seed: int = SYNTHETIC_SEED) -> list[Row]:
 def texting_rows(seed: int = SYNTHETIC_SEED) -> list[Row]:
     """Return text messages, honest ones and spam, which only the model of spam learns from."""
     return _rows(TEXTING, seed, SYNTHETIC_SOURCE)
+
+
+def apart_rows(seed: int = SYNTHETIC_SEED) -> list[Row]:
+    """Return the texts that no model learns from, whatever their split says."""
+    return _rows(APART, seed, SYNTHETIC_SOURCE)
 
 
 def foreign_rows(seed: int = SYNTHETIC_SEED) -> list[Row]:

@@ -23,12 +23,12 @@ _SAID = (
     r"sa(?:id|ys|ying)|wr(?:ote|ites|iting|itten)|tell(?:s|ing)|told|shout(?:s|ed|ing)|yell(?:s|ed|ing)|"
     r"scream(?:s|ed|ing)|text(?:s|ed|ing)|messag(?:es|ed|ing)|post(?:s|ed|ing)|comment(?:s|ed|ing)|spray(?:s|ed|ing)|"
     r"threaten(?:s|ed|ing)|repl(?:ies|ied)|answer(?:s|ed)|whisper(?:s|ed)|claim(?:s|ed|ing)|chant(?:s|ed|ing)|"
-    r"call(?:s|ed|ing)|quot(?:es|ed|ing)|sent|sends|shared?|heard|read|"
+    r"call(?:s|ed|ing)|quot(?:es|ed|ing)|scratch(?:es|ed)|paint(?:s|ed)|sent|sends|shared?|heard|reads?|left|"
     r"sagte?n?|schrieb|schreibt|rief|ruft|brüllte?|schrie|drohte?|drohend|"
     r"dit|disait|écrit|écrivait|crié|criait|menacé|dijo|decía|escribió|gritó|amenazó"
 )
 _THING = (
-    r"messages?|comments?|posts?|graffiti|slogans?|reviews?|threats?|words?|sentence|phrase|caption|letter|note|"
+    r"messages?|texts?|e-?mails?|voicemails?|comments?|posts?|graffiti|slogans?|reviews?|threats?|words?|sentence|phrase|caption|letter|note|"
     r"statement|sticker|sign|poster|hashtag|chat|insults?|abuse|nachricht|kommentar|drohung|menace|mensaje|amenaza"
 )
 _SOMEBODY = (
