@@ -8,10 +8,6 @@ models.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 REACH_BYTES = 320
 """How far around a match it is looked: the longest quotation, and what introduces it."""
@@ -28,8 +24,8 @@ _SAID = (
     r"dit|disait|écrit|écrivait|crié|criait|menacé|dijo|decía|escribió|gritó|amenazó"
 )
 _THING = (
-    r"messages?|texts?|e-?mails?|voicemails?|comments?|posts?|graffiti|slogans?|reviews?|threats?|words?|sentence|phrase|caption|letter|note|"
-    r"statement|sticker|sign|poster|hashtag|chat|insults?|abuse|nachricht|kommentar|drohung|menace|mensaje|amenaza"
+    r"messages?|texts?|e-?mails?|voicemails?|comments?|posts?|graffiti|slogans?|reviews?|threats?|words?|sentence|"
+    r"phrase|caption|letter|note|statement|sticker|sign|poster|hashtag|chat|insults?|abuse|nachricht|kommentar|drohung|menace|mensaje|amenaza"
 )
 _SOMEBODY = (
     r"he|she|they|who|which|somebody|someone|anybody|people|man|men|woman|women|guys?|persons?|stranger|callers?|"
@@ -54,17 +50,10 @@ def is_reported(data: bytes, start: int, end: int) -> bool:
     near = before[-_CONTEXT_CHARACTERS:]
     if _TOLD.search(near) or _DENIED.search(near):
         return True
-    opening = _last(_OPENING.finditer(before))
-    if opening is None or _CLOSING.search(before, opening.end()):
+    openings = [*_OPENING.finditer(before)]
+    if not openings or _CLOSING.search(before, openings[-1].end()):
         return False
     closing = _CLOSING.search(after)
-    introduced = before[: opening.start()][-_CONTEXT_CHARACTERS:]
+    introduced = before[: openings[-1].start()][-_CONTEXT_CHARACTERS:]
     followed = after[closing.end() :][:_CONTEXT_CHARACTERS] if closing else ""
     return bool(_QUOTED_BY.search(introduced) or (closing and _QUOTED_BY.search(followed)))
-
-
-def _last(found: Iterable[re.Match[str]]) -> re.Match[str] | None:
-    last = None
-    for last in found:  # noqa: B007  the last one is what is wanted
-        pass
-    return last
