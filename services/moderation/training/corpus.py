@@ -55,7 +55,7 @@ def rows_by_hand() -> list[Row]:
 def _by_hand(tool: str, head: str, text: str) -> Row:
     positive = frozenset(HEADS) & {head}
     negative = frozenset() if positive else frozenset(HEADS)
-    return Row(text, positive, negative, "by_hand", head, tool, "test")
+    return Row(text.replace("⏎", "\n"), positive, negative, "by_hand", head, tool, "test")
 
 
 def split_of(text: str) -> Split:
