@@ -47,7 +47,10 @@ def is_clean(row: Row) -> bool:
 
 
 def rows_by_hand() -> list[Row]:
-    """Return messages written down one by one, for tests alone: honest ones, and some with the head they stand for."""
+    """Return messages written down one by one, for tests alone.
+
+    A line is a tool, a head ("-" for an honest message, which has none) and the text, with ⏎ for the end of a line.
+    """
     lines = (Path(__file__).parent / "by_hand.tsv").read_text(encoding="utf-8").splitlines()
     return [_by_hand(*line.split("\t")) for line in lines]
 

@@ -62,6 +62,17 @@ class Judged(NamedTuple):
         some = [self.rows[place] for place in places], [self.decisions[place] for place in places]
         return Judged(some[0], self.labels[places], self.scores[places], self.over[places], some[1])
 
+    @property
+    def stopped(self) -> Flags:
+        """What is held or blocked."""
+        return np.array([decision.action != "allow" for decision in self.decisions])
+
+    @property
+    def right(self) -> Flags:
+        """What every known head is right on."""
+        flags: Flags = ((self.labels < 0) | (self.over == (self.labels == 1))).all(1)
+        return flags
+
 
 def main() -> None:
     """Judge the held rows once and write tables."""
@@ -225,7 +236,7 @@ def _clean(held: Judged) -> Iterator[str]:
         some = clean.where(source in {row.source, "all"} for row in clean.rows)
         if not some.rows:
             continue
-        stopped = np.array([decision.action != "allow" for decision in some.decisions])
+        stopped = some.stopped
         spam_alone = stopped & np.array([set(decision.heads) <= {"spam"} for decision in some.decisions])
         deep = np.mean(["encoder" in decision.tiers for decision in some.decisions])
         shares = f"{(stopped & ~spam_alone).mean():.2%} | {spam_alone.mean():.2%}"
@@ -238,7 +249,7 @@ def _foreign(screener: Screener) -> Iterator[str]:
     held = judged(screener, [row for row in foreign_rows() if row.split != "train"])
     spam = HEADS.index("spam")
     languages = np.array([row.origin.partition("_")[2] for row in held.rows])
-    stopped = np.array([decision.action != "allow" for decision in held.decisions])
+    stopped = held.stopped
     for language in [*sorted(set(languages)), "all"]:
         honest, bad = (
             ((languages == language) | (language == "all")) & (held.labels[:, spam] == kind) for kind in (0, 1)
@@ -251,7 +262,7 @@ def _foreign(screener: Screener) -> Iterator[str]:
 def _written_by_hand(screener: Screener) -> Iterator[str]:
     yield _header("messages written one by one, honest, of them stopped, breaches, of them stopped, named as meant")
     held = judged(screener, rows_by_hand())
-    stopped = np.array([decision.action != "allow" for decision in held.decisions])
+    stopped = held.stopped
     honest, meant = (held.labels == 0).all(1), (held.over & (held.labels == 1)).any(1)
     for tool in [*dict.fromkeys(row.channel for row in held.rows), "all"]:
         some = np.array([tool in {row.channel, "all"} for row in held.rows])
@@ -266,22 +277,17 @@ def _words_of_others(screener: Screener) -> Iterator[str]:
     held = judged(screener, apart_rows())
     for section in dict.fromkeys(row.origin for row in held.rows):
         some = held.where(row.origin == section for row in held.rows)
-        actions = np.array([decision.action for decision in some.decisions])
-        shares = (actions != "allow", actions == "block", _right(some))
-        yield f"| {section} | {len(actions)} | {' | '.join(f'{share.mean():.1%}' for share in shares)} |"
+        blocked = np.array([decision.action == "block" for decision in some.decisions])
+        shares = (some.stopped, blocked, some.right)
+        yield f"| {section} | {len(blocked)} | {' | '.join(f'{share.mean():.1%}' for share in shares)} |"
     yield ""
-
-
-def _right(some: Judged) -> Flags:
-    right: Flags = ((some.labels < 0) | (some.over == (some.labels == 1))).all(1)
-    return right
 
 
 def _sections(test: Judged) -> Iterator[str]:
     yield _header("texts written for the project, texts, right on every known head")
     for section in dict.fromkeys(row.origin for row in test.rows if row.source == "synthetic"):
         some = test.where(row.origin == section and row.source == "synthetic" for row in test.rows)
-        yield f"| {section} | {len(some.rows)} | {_right(some).mean():.1%} |"
+        yield f"| {section} | {len(some.rows)} | {some.right.mean():.1%} |"
 
 
 def _header(names: str) -> str:

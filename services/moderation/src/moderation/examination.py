@@ -179,10 +179,10 @@ def _match_text(rule: Rule, place: Place, hit: Hit, policy: Policy) -> Hit | Non
     assert patterns is not None, "text rules match patterns"
     if place.kind not in patterns.places:
         return None
-    if not (patterns.own_words and is_reported(data, hit.start, hit.end)):
+    if not patterns.own_words:
         return hit
-    again = policy.bank.locate_all(hit.pattern, data, OCCURRENCES_MAX)
-    return next((one for one in again if not is_reported(data, one.start, one.end)), None)
+    occurrences = policy.bank.locate_all(hit.pattern, data, OCCURRENCES_MAX)
+    return next((one for one in occurrences if not is_reported(data, one.start, one.end)), None)
 
 
 _CHARACTERS, _SHARE, _EXCLAMATIONS, _DIGITS_AT = (

@@ -25,7 +25,8 @@ _SAID = (
 )
 _THING = (
     r"messages?|texts?|e-?mails?|voicemails?|comments?|posts?|graffiti|slogans?|reviews?|threats?|words?|sentence|"
-    r"phrase|caption|letter|note|statement|sticker|sign|poster|hashtag|chat|insults?|abuse|nachricht|kommentar|drohung|menace|mensaje|amenaza"
+    r"phrase|caption|letter|note|statement|sticker|sign|poster|hashtag|chat|insults?|abuse|"
+    r"nachricht|kommentar|drohung|menace|mensaje|amenaza"
 )
 _SOMEBODY = (
     r"he|she|they|who|which|somebody|someone|anybody|people|man|men|woman|women|guys?|persons?|stranger|callers?|"
