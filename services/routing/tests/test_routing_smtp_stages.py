@@ -1,6 +1,7 @@
 """Every row of the outcome table, one scripted reply at a time."""
 
 import asyncio
+import random
 import socket
 import time
 from contextlib import asynccontextmanager
@@ -370,3 +371,189 @@ async def test_replies_that_come_byte_by_byte_are_read_whole():
 
     async with Dripping({}) as server, pool_to(server.port) as pool:
         assert (await send(pool)).result is ACCEPTED
+
+
+# -- the next mail's envelope behind the final dot ------------------------------------------------------------------
+
+
+class Observing(ScriptedServer):
+    """Answers a final dot only after it has looked at what came with it: the verbs that stand in the same packet."""
+
+    def __init__(self, *scripts):
+        super().__init__(*scripts)
+        self.behind_dots = []
+
+    async def _converse(self, script, reader, writer):
+        readline = reader.readline
+
+        async def looking():
+            line = await readline()
+            if line == b".\r\n":
+                waiting = bytes(reader._buffer)
+                self.behind_dots.append([part.split()[0].decode().upper() for part in waiting.splitlines()])
+            return line
+
+        reader.readline = looking
+        await super()._converse(script, reader, writer)
+
+
+async def sent_at_once(pool, *contents, deadlines=()):
+    """Send while one connection is there for all; the first has it."""
+    sends = [
+        asyncio.ensure_future(send(pool, content, deadline))
+        for content, deadline in zip(contents, deadlines or [None] * len(contents), strict=True)
+    ]
+    await asyncio.sleep(0)
+    return sends
+
+
+def numbered(count):
+    return [CONTENT + b"%d\r\n" % number for number in range(count)]
+
+
+async def test_the_envelope_of_a_mail_that_waits_comes_with_the_final_dot_before_it():
+    async with Observing({}) as server, pool_to(server.port, connections=1) as pool:
+        outcomes = await asyncio.gather(*await sent_at_once(pool, *numbered(3)))
+        assert [outcome.result for outcome in outcomes] == [ACCEPTED] * 3
+        assert pool.health().connections_idle == 1
+    assert server.behind_dots == [["MAIL", "RCPT", "DATA"], ["MAIL", "RCPT", "DATA"], []]
+    assert server.contents == numbered(3)
+
+
+async def test_a_server_that_does_not_take_commands_in_groups_gets_none():
+    async with Observing(STEPWISE) as server, pool_to(server.port, connections=1) as pool:
+        outcomes = await asyncio.gather(*await sent_at_once(pool, *numbered(3)))
+        assert [outcome.result for outcome in outcomes] == [ACCEPTED] * 3
+    assert server.behind_dots == [[], [], []]
+
+
+@pytest.mark.parametrize(
+    ("last", "result"),
+    [(CLOSE, DOUBT), (b"421 4.3.2 bye\r\n", LATER), (b"garbage\r\n", DOUBT), (b"354 odd\r\n", DOUBT)],
+)
+async def test_a_mail_begun_behind_one_whose_connection_ends_goes_over_another_once(last, result):
+    async with ScriptedServer({"dot": last}, {}) as server, pool_to(server.port, connections=1) as pool:
+        first, second = await asyncio.gather(*await sent_at_once(pool, *numbered(2)))
+        assert (first.result, second.result) == (result, ACCEPTED)
+        assert (pool.health().connections_open, pool.health().connections_idle) == (1, 1)
+    assert (server.connections, server.contents) == (2, numbered(2))
+
+
+async def test_no_two_mails_of_a_connection_are_beyond_their_final_dots_at_once():
+    class Quick(ScriptedServer):
+        """Says of the next mail all that it can in one packet with its answer to the final dot."""
+
+        async def _converse(self, script, reader, writer):
+            writer.write(DEFAULTS["greeting"])
+            await reader.readline()
+            writer.write(DEFAULTS["EHLO"])
+            envelope = DEFAULTS["MAIL"] + DEFAULTS["RCPT"] + DEFAULTS["DATA"]
+            await reader.readuntil(b"DATA\r\n")
+            writer.write(envelope)
+            for left in reversed(range(3)):
+                await reader.readuntil(b"\r\n.\r\n")
+                if left:
+                    await reader.readuntil(b"DATA\r\n")
+                writer.write(DEFAULTS["dot"] + (envelope if left else b""))
+            await reader.read()
+
+    beyond, most = set(), 0
+
+    async def send_one(number):
+        nonlocal most
+
+        def note():
+            nonlocal most
+            beyond.add(number)
+            most = max(most, len(beyond))
+
+        outcome = await pool.send(
+            mail_from="a@example.org", rcpt_to="b@example.net", content=CONTENT, deadline=None, at_final_dot=note
+        )
+        beyond.remove(number)
+        return outcome.result
+
+    async with Quick() as server, pool_to(server.port, connections=1) as pool:
+        assert await asyncio.gather(*map(send_one, range(3))) == [ACCEPTED] * 3
+    assert most == 1
+
+
+@pytest.mark.parametrize(("reply", "result"), [(b"452 4.3.1 full\r\n", LATER), (b"554 5.7.1 spam\r\n", REFUSED)])
+async def test_a_mail_refused_at_its_final_dot_does_not_hinder_the_one_behind(reply, result):
+    script = {"dot": [reply, DEFAULTS["dot"]]}
+    async with ScriptedServer(script) as server, pool_to(server.port, connections=1) as pool:
+        first, second = await asyncio.gather(*await sent_at_once(pool, *numbered(2)))
+    assert (first.result, second.result, server.connections) == (result, ACCEPTED, 1)
+
+
+async def test_a_mail_refused_at_its_envelope_leaves_those_around_it_accepted():
+    script = {
+        "RCPT": [DEFAULTS["RCPT"], b"550 5.1.1 no\r\n", DEFAULTS["RCPT"]],
+        "DATA": [DEFAULTS["DATA"], b"503 no\r\n", DEFAULTS["DATA"]],
+    }
+    async with ScriptedServer(script) as server, pool_to(server.port, connections=1) as pool:
+        outcomes = await asyncio.gather(*await sent_at_once(pool, *numbered(3)))
+    assert [outcome.result for outcome in outcomes] == [ACCEPTED, REFUSED, ACCEPTED]
+    assert (server.connections, server.contents) == (1, [numbered(3)[0], numbered(3)[2]])
+
+
+async def test_one_reply_too_many_is_never_taken_for_an_acceptance():
+    script = {"dot": [b"250 2.0.0 ok\r\n250 2.0.0 again\r\n", DEFAULTS["dot"]]}
+    async with ScriptedServer(script, {}) as server, pool_to(server.port, connections=1) as pool:
+        first, second = await asyncio.gather(*await sent_at_once(pool, *numbered(2)))
+    assert (first.result, second.result) == (ACCEPTED, UNREACHED)
+    assert server.contents == numbered(1)
+
+
+async def test_a_lease_that_ends_behind_another_mail_keeps_the_content_back():
+    script = {"dot": [Delayed(0.3, DEFAULTS["dot"]), DEFAULTS["dot"]]}
+    async with ScriptedServer(script) as server, pool_to(server.port, connections=1) as pool:
+        sends = await sent_at_once(pool, *numbered(2), deadlines=[None, time.monotonic() + 0.15])
+        first, second = await asyncio.gather(*sends)
+    assert (first.result, second.result, second.reason) == (ACCEPTED, UNREACHED, "lease deadline passed")
+    assert server.contents == numbered(1)
+
+
+@pytest.mark.parametrize("cancelled", [0, 1])
+async def test_a_sender_that_leaves_takes_only_its_own_mail_along(cancelled):
+    script = {"dot": [Delayed(0.2, DEFAULTS["dot"]), DEFAULTS["dot"]]}
+    async with ScriptedServer(script, {}) as server, pool_to(server.port, connections=1) as pool:
+        sends = await sent_at_once(pool, *numbered(3))
+        while not server.contents:
+            await asyncio.sleep(0.01)
+        sends[cancelled].cancel()
+        outcomes = await asyncio.gather(*sends, return_exceptions=True)
+        assert isinstance(outcomes.pop(cancelled), asyncio.CancelledError)
+        assert [outcome.result for outcome in outcomes] == [ACCEPTED, ACCEPTED]
+        assert (pool.health().connections_open, pool.health().connections_idle) == (1, 1)
+    assert server.contents.count(numbered(3)[1]) == 1 - cancelled
+
+
+async def test_a_mail_that_the_connection_cannot_carry_is_not_begun_on_it():
+    script = {"EHLO": b"250-fake\r\n250 PIPELINING\r\n"}
+    contents = [CONTENT, CONTENT + "ä\r\n".encode(), CONTENT]
+    async with Observing(script) as server, pool_to(server.port, connections=1) as pool:
+        outcomes = await asyncio.gather(*await sent_at_once(pool, *contents))
+    assert [outcome.result for outcome in outcomes] == [ACCEPTED, REFUSED, ACCEPTED]
+    assert server.contents == [CONTENT, CONTENT]
+
+
+async def test_senders_that_leave_at_random_leave_no_connection_behind():
+    chance = random.Random(3)
+    async with ScriptedServer({}) as server, pool_to(server.port, connections=3) as pool:
+
+        async def leave(task):
+            await asyncio.sleep(chance.uniform(0, 0.05))
+            task.cancel()
+
+        sends = [asyncio.ensure_future(send(pool, CONTENT + b"%d\r\n" % number)) for number in range(600)]
+        leaving = [asyncio.ensure_future(leave(task)) for task in chance.sample(sends, 200)]
+        outcomes = await asyncio.gather(*sends, return_exceptions=True)
+        await asyncio.gather(*leaving)
+        accepted = [number for number, outcome in enumerate(outcomes) if not isinstance(outcome, BaseException)]
+        assert all(outcomes[number].result is ACCEPTED for number in accepted)
+        again = await asyncio.gather(*(send(pool) for _ in range(20)))
+        assert {outcome.result for outcome in again} == {ACCEPTED}
+        assert pool.health().connections_open == pool.health().connections_idle <= 3
+    assert max(server.contents.count(CONTENT + b"%d\r\n" % number) for number in range(600)) == 1
+    assert all(CONTENT + b"%d\r\n" % number in server.contents for number in accepted)

@@ -28,7 +28,7 @@ from common.times import now
 from routing import store
 from routing.api import Routes
 from routing.claims import Claims
-from routing.dispatcher import AHEAD_MAX, Dispatcher
+from routing.dispatcher import Dispatcher
 from routing.handlers import Authority, Planner, on_screened
 from routing.journal import Journal, JournalError, JournalFile
 from routing.leases import Leases
@@ -56,6 +56,8 @@ EMAIL_PROVIDER = "smtp.default"
 PLANNING_CYCLE_SECONDS = 0.01
 CLAIM_EVERY_SECONDS = 0.5
 SWEEP_EVERY_SECONDS = 1.0
+UNKEPT_MAX = 64
+"""How many attempts may be open without a journal that survives: after a kill all of them are in doubt."""
 
 log = logging.getLogger(__name__)
 
@@ -195,9 +197,9 @@ def _watch(
 async def _journal(settings: RoutingSettings, settlement: Settlement, stack: AsyncExitStack) -> tuple[int, Journal]:
     """Settle what an earlier process left, and return how many attempts may be open, and the journal for them.
 
-    Without a journal that survives, whatever is open at a kill is in doubt: then no more than 64 are.
+    Without a journal that survives, whatever is open at a kill is in doubt: then no more than UNKEPT_MAX are.
     """
-    unkept = min(settings.attempts_open_max, AHEAD_MAX)
+    unkept = min(settings.attempts_open_max, UNKEPT_MAX)
     if settings.journal_file is None:
         log.info("no JOURNAL_FILE is set: what is open when this process is killed will be in doubt")
         return unkept, Journal(unkept)

@@ -1,6 +1,6 @@
 """The dispatcher: leased deliveries are disclosed, begun, called and settled, each step in batches.
 
-At most 64 attempts are begun ahead of the point of no return of their calls, and at most `attempts_open_max` are begun
+At most 96 attempts are begun ahead of the point of no return of their calls, and at most `attempts_open_max` are begun
 and not yet settled. The journal tells after a kill which of them were calls.
 """
 
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 DISCLOSED_AT_ONCE_MAX = 250
 READY_MAX = 250
-AHEAD_MAX = 64
+AHEAD_MAX = 96
 STALE_PAUSE_SECONDS = 0.05
 WITHHELD_PAUSE_SECONDS = 30.0
 _SETTLING_SECONDS = 2.0

@@ -36,8 +36,8 @@ class EmailProvider:
 
     @property
     def calls_at_once(self) -> int:
-        """One call a connection."""
-        return self._pool.connections_max
+        """Two calls a connection: the mail on its way, and the one whose envelope goes with its final dot."""
+        return 2 * self._pool.connections_max
 
     async def hand_over(
         self,

@@ -20,6 +20,7 @@ over 64 KiB is written and drained before its dot, smaller content goes out toge
 | 2xx to the final dot                                                                   | accepted  | kept       |
 | 4xx to the final dot                                                                   | later     | kept       |
 | 5xx to the final dot                                                                   | refused   | kept       |
+| begun behind another mail, and the connection ends with that one                       | carried again, as from the start | - |
 | 3xx or garbage to the final dot; lost or timed out after it was written                | doubt     | closed     |
 
 Where a refusal was already heard, losing the connection does not change it. `Outcome.reason` holds stage and codes
@@ -32,14 +33,14 @@ import asyncio
 from collections import deque
 from dataclasses import dataclass
 from time import monotonic
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from routing.domain import AttemptResult, Outcome
 from routing.providers.smtp_connection import ConnectionUnusableError, SmtpConnection
 from routing.providers.smtp_mail import Mail, examine, misfit
 from routing.providers.smtp_opening import open_connection
 from routing.providers.smtp_settings import Security, SmtpSettings, parse_smtp_url
-from routing.providers.smtp_transaction import DEADLINE_PASSED
+from routing.providers.smtp_transaction import DEADLINE_PASSED, Transaction
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,6 +51,13 @@ _POOL_CLOSED = Outcome(AttemptResult.UNREACHED, "pool closed")
 
 _Grant: TypeAlias = SmtpConnection | Outcome | None
 """What a waiting sender is given: a connection, a reason to give up, or (None) the right to open its own."""
+
+
+class _Waiting(NamedTuple):
+    """A sender that waits, with its mail: a connection may begin it before the sender wakes."""
+
+    granted: asyncio.Future[_Grant]
+    transaction: Transaction
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +86,7 @@ class SmtpPool:
         self._settings = settings
         self._tls = settings.tls_context()
         self._idle: list[SmtpConnection] = []
-        self._waiting: deque[asyncio.Future[_Grant]] = deque()
+        self._waiting: deque[_Waiting] = deque()
         self._known: set[SmtpConnection] = set()
         self._slots = 0
         self._closed = False
@@ -88,7 +96,7 @@ class SmtpPool:
 
     @property
     def connections_max(self) -> int:
-        """How many mails can be on their way at a time."""
+        """How many connections there may be at a time."""
         return self._settings.connections
 
     async def send(
@@ -109,19 +117,24 @@ class SmtpPool:
         mail = examine(mail_from, rcpt_to, content, self._settings)
         if isinstance(mail, Outcome):
             return mail
-        grant = await self._acquire(deadline)
-        if isinstance(grant, Outcome):
-            return grant
-        connection = await self._open(deadline) if grant is None else grant
-        if isinstance(connection, Outcome):
-            return connection
-        outcome = await self._carry(connection, mail, deadline, at_final_dot)
-        if connection.stale:
+        outcome: Outcome | None = None
+        while outcome is None:
+            transaction = _transaction(mail, deadline, at_final_dot)
+            grant = await self._acquire(transaction)
+            if isinstance(grant, Outcome):
+                return grant
+            opened = await self._open(deadline) if grant is None else grant
+            if isinstance(opened, Outcome):
+                return opened
+            connection, outcome = opened, await self._carry(opened, transaction)
+        if transaction.stale:
             fresh = await self._open(deadline)
             if isinstance(fresh, Outcome):
                 return fresh
-            connection, outcome = fresh, await self._carry(fresh, mail, deadline, at_final_dot)
-        self._release(connection)
+            connection, transaction = fresh, _transaction(mail, deadline, at_final_dot)
+            outcome = await self._carry(connection, transaction)
+            assert outcome is not None, "nothing was before it"
+        self._release(connection, transaction)
         return outcome
 
     def health(self) -> SmtpHealth:
@@ -129,7 +142,7 @@ class SmtpPool:
         return SmtpHealth(
             connections_open=sum(connection.usable and connection.is_open for connection in self._known),
             connections_idle=len(self._idle),
-            senders_waiting=sum(not waiter.done() for waiter in self._waiting),
+            senders_waiting=sum(not one.granted.done() for one in self._waiting),
             failures=self._failures,
             last_error=self._last_error,
             last_error_at=self._last_error_at,
@@ -139,9 +152,11 @@ class SmtpPool:
         """Turn away waiting senders, let running ones end within the grace, then cut (their outcomes say how far)."""
         self._closed = True
         while self._waiting:
-            waiter = self._waiting.popleft()
-            if not waiter.done():
-                waiter.set_result(_POOL_CLOSED)
+            granted = self._waiting.popleft().granted
+            if not granted.done():
+                granted.set_result(_POOL_CLOSED)
+        for connection in self._known:
+            connection.turn_away()
         for connection in self._idle:
             self._slots -= 1
             connection.quit()
@@ -157,7 +172,7 @@ class SmtpPool:
 
     # -- connections ------------------------------------------------------------------------------------------------
 
-    async def _acquire(self, deadline: float | None) -> _Grant:
+    async def _acquire(self, transaction: Transaction) -> _Grant:
         if self._closed:
             return _POOL_CLOSED
         if self._idle:
@@ -167,30 +182,48 @@ class SmtpPool:
         if self._slots < self._settings.connections:
             self._slots += 1
             return None
-        return await self._wait(deadline)
+        return await self._wait(transaction)
 
-    async def _wait(self, deadline: float | None) -> _Grant:
+    async def _wait(self, transaction: Transaction) -> _Grant:
         loop = asyncio.get_running_loop()
-        waiter: asyncio.Future[_Grant] = loop.create_future()
+        granted: asyncio.Future[_Grant] = loop.create_future()
         timer = None
-        if deadline is not None:
-            timer = loop.call_later(max(deadline - monotonic(), 0.0), _give_up, waiter)
-        self._waiting.append(waiter)
+        if transaction.deadline is not None:
+            timer = loop.call_later(max(transaction.deadline - monotonic(), 0.0), _give_up, granted)
+        self._waiting.append(_Waiting(granted, transaction))
         try:
-            return await waiter
+            return await granted
         except asyncio.CancelledError:
-            if waiter.done() and not waiter.cancelled():
-                self._give_back(waiter.result())
+            if granted.done() and not granted.cancelled():
+                self._give_back(granted.result(), transaction)
             raise
         finally:
             if timer is not None:
                 timer.cancel()
 
-    def _give_back(self, grant: _Grant) -> None:
+    def _give_back(self, grant: _Grant, transaction: Transaction) -> None:
         if grant is None:
             self._free_slot()
         elif isinstance(grant, SmtpConnection):
-            self._release(grant)
+            if transaction.begun:
+                self._withdraw(grant, transaction)
+            else:
+                self._release(grant, transaction)
+
+    def _next_mail(self, connection: SmtpConnection) -> Transaction | None:
+        """Return the mail that waits longest, to be begun behind the final dot of the connection's present one."""
+        while self._waiting and self._waiting[0].granted.done():
+            self._waiting.popleft()
+        room = connection.messages + 2 <= self._settings.messages_per_connection_max
+        if not self._waiting or self._closed or not room:
+            return None
+        granted, transaction = self._waiting[0]
+        if transaction.late() or misfit(transaction.mail, connection.extensions) is not None:
+            return None
+        self._waiting.popleft()
+        transaction.begun = True
+        granted.set_result(connection)
+        return transaction
 
     async def _open(self, deadline: float | None) -> SmtpConnection | Outcome:
         """Open a connection in the slot the caller holds; the slot is freed when that fails."""
@@ -200,7 +233,7 @@ class SmtpPool:
         if patience <= 0:
             self._free_slot()
             return DEADLINE_PASSED
-        connection = SmtpConnection(self._settings, self._forget_idle)
+        connection = SmtpConnection(self._settings, self._forget_idle, self._next_mail)
         self._known.add(connection)
         connection.closed.add_done_callback(lambda _: self._known.discard(connection))
         try:
@@ -214,27 +247,36 @@ class SmtpPool:
             raise
         return connection
 
-    async def _carry(
-        self,
-        connection: SmtpConnection,
-        mail: Mail,
-        deadline: float | None,
-        at_final_dot: Callable[[], None] | None,
-    ) -> Outcome:
-        refusal = misfit(mail, connection.extensions)
-        if refusal is not None:
-            return refusal
+    async def _carry(self, connection: SmtpConnection, transaction: Transaction) -> Outcome | None:
+        if not transaction.begun:
+            refusal = misfit(transaction.mail, connection.extensions)
+            if refusal is not None:
+                return refusal
+            connection.transact(transaction)
         try:
-            outcome = await connection.transact(mail, deadline, at_final_dot)
+            outcome = await transaction.done
         except BaseException:
-            connection.abort()
-            self._free_slot()
+            self._withdraw(connection, transaction)
             raise
-        if not connection.usable:
+        if outcome is not None and not transaction.kept:
             self._note_failure(outcome.reason)
         return outcome
 
-    def _release(self, connection: SmtpConnection) -> None:
+    def _withdraw(self, connection: SmtpConnection, transaction: Transaction) -> None:
+        """Its sender has left: nothing more of the mail is written, and the connection serves whom it can."""
+        done = transaction.done
+        if done.done() and not done.cancelled() and done.exception() is None:
+            if done.result() is not None:
+                self._release(connection, transaction)
+        elif transaction.leading:
+            connection.abort()
+            self._free_slot()
+        else:
+            done.cancel()
+
+    def _release(self, connection: SmtpConnection, transaction: Transaction) -> None:
+        if transaction.handed_on:
+            return
         if not connection.usable:
             self._free_slot()
         elif self._closed or connection.messages >= self._settings.messages_per_connection_max:
@@ -251,9 +293,9 @@ class SmtpPool:
 
     def _grant(self, grant: SmtpConnection | None) -> bool:
         while self._waiting:
-            waiter = self._waiting.popleft()
-            if not waiter.done():
-                waiter.set_result(grant)
+            granted = self._waiting.popleft().granted
+            if not granted.done():
+                granted.set_result(grant)
                 return True
         return False
 
@@ -268,6 +310,10 @@ class SmtpPool:
         self._last_error_at = monotonic()
 
 
-def _give_up(waiter: asyncio.Future[_Grant]) -> None:
-    if not waiter.done():
-        waiter.set_result(DEADLINE_PASSED)
+def _transaction(mail: Mail, deadline: float | None, at_final_dot: Callable[[], None] | None) -> Transaction:
+    return Transaction(mail, deadline, at_final_dot, asyncio.get_running_loop().create_future())
+
+
+def _give_up(granted: asyncio.Future[_Grant]) -> None:
+    if not granted.done():
+        granted.set_result(DEADLINE_PASSED)

@@ -1,4 +1,8 @@
-"""One SMTP connection as a state machine: commands while it is being opened, then one transaction at a time."""
+"""One SMTP connection as a state machine: commands while it is being opened, then one transaction after the other.
+
+The envelope of a mail that waits is written together with the final dot of the mail before it (RFC 2920 3.1): a round
+trip a mail instead of two. Its content is not, so whatever happens before its own final dot leaves it untouched.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, cast
 
 from routing.domain import AttemptResult, Outcome
-from routing.providers.smtp_mail import Extensions, Mail, dot_stuffed, mail_command
+from routing.providers.smtp_mail import Extensions, dot_stuffed, mail_command
 from routing.providers.smtp_replies import RawReply, ReplyParser, as_reply, codes
 from routing.providers.smtp_transaction import DEADLINE_PASSED, Step, Transaction, lost, negative
 
@@ -34,19 +38,27 @@ _FINAL_STEP = (Step.FINAL_DOT, b"")
 class SmtpConnection(asyncio.Protocol):
     """A connection to the provider. Use `command` until it is open, then `transact`, one mail at a time.
 
-    `usable`: it may carry another mail. `stale`: the transaction just ended met a kept connection that the server had
-    already given up, before any of its commands was answered; nothing was accepted.
+    `usable`: it may carry another mail. Where the server takes commands in groups, `next_mail` is asked for the mail
+    that is begun behind a final dot.
     """
 
-    def __init__(self, settings: SmtpSettings, on_idle_lost: Callable[[SmtpConnection], None]) -> None:
+    def __init__(
+        self,
+        settings: SmtpSettings,
+        on_idle_lost: Callable[[SmtpConnection], None],
+        next_mail: Callable[[SmtpConnection], Transaction | None],
+    ) -> None:
         self._settings = settings
         self._on_idle_lost = on_idle_lost
+        self._next_mail = next_mail
         self._loop = asyncio.get_running_loop()
         self._parser = ReplyParser()
         self._transport: asyncio.Transport | None = None
         self._transaction: Transaction | None = None
+        self._following: Transaction | None = None
         self._command: asyncio.Future[RawReply] | None = None
         self._early: list[RawReply] = []
+        self._held: list[RawReply] | None = None
         self._reset_first = False
         self._writing_paused = False
         self._due: float | None = None
@@ -57,7 +69,6 @@ class SmtpConnection(asyncio.Protocol):
         self.messages = 0
         self.idle = False
         self.usable = True
-        self.stale = False
         self.quitting = False
 
     # -- opening ------------------------------------------------------------------------------------------------
@@ -102,24 +113,21 @@ class SmtpConnection(asyncio.Protocol):
 
     # -- carrying mail --------------------------------------------------------------------------------------------
 
-    def transact(
-        self,
-        mail: Mail,
-        deadline: float | None,
-        at_final_dot: Callable[[], None] | None,
-    ) -> asyncio.Future[Outcome]:
-        """Start one transaction; the future always ends in an Outcome (or in what `at_final_dot` raised)."""
-        done: asyncio.Future[Outcome] = self._loop.create_future()
-        transaction = Transaction(mail, deadline, at_final_dot, done)
-        self.stale = False
+    def transact(self, transaction: Transaction) -> None:
+        """Start one transaction; its future ends in an Outcome (or in what `at_final_dot` raised)."""
         if transaction.late():
-            done.set_result(DEADLINE_PASSED)
-            return done
-        self._transaction = transaction
-        self._begin(transaction)
-        return done
+            transaction.done.set_result(DEADLINE_PASSED)
+            return
+        self._lead(transaction)
+        lines = self._envelope(transaction)
+        self.transport.write(b"".join(lines) if self.extensions.pipelining else lines[0])
 
-    def _begin(self, transaction: Transaction) -> None:
+    def _lead(self, transaction: Transaction) -> None:
+        self._transaction = transaction
+        transaction.leading = True
+        self._expect_within(self._settings.command_timeout_seconds)
+
+    def _envelope(self, transaction: Transaction) -> list[bytes]:
         mail, steps = transaction.mail, transaction.steps
         if self._reset_first:
             steps.append(_RSET_STEP)
@@ -127,11 +135,7 @@ class SmtpConnection(asyncio.Protocol):
         steps.append((Step.MAIL, mail_command(mail, self.extensions)))
         steps.append((Step.RCPT, b"RCPT TO:<%b>\r\n" % mail.rcpt_to))
         steps.append(_DATA_STEP)
-        self._expect_within(self._settings.command_timeout_seconds)
-        if self.extensions.pipelining:
-            self.transport.write(b"".join([line for _, line in steps]))
-        else:
-            self.transport.write(steps[0][1])
+        return [line for _, line in steps]
 
     def data_received(self, data: bytes) -> None:
         """Replies arrive."""
@@ -144,7 +148,9 @@ class SmtpConnection(asyncio.Protocol):
         transaction = self._transaction
         if not self.usable:
             return
-        if transaction is not None:
+        if self._held is not None:
+            self._held.append(raw)
+        elif transaction is not None:
             self._take_answer(transaction, raw)
         elif self._command is not None and not self._command.done():
             self._command.set_result(raw)
@@ -160,7 +166,7 @@ class SmtpConnection(asyncio.Protocol):
         elif step is Step.CONTENT:
             self._end(negative(step, raw), reusable=False)
         elif raw[0] == 421 or (step is Step.RSET and raw[0] // 100 != 2):
-            self.stale = transaction.stage == 0 and self.messages > 0
+            transaction.stale = transaction.stage == 0 and self.messages > 0
             self._end(negative(*(transaction.failure or (step, raw))), reusable=False)
         else:
             self._take_envelope(transaction, step, raw)
@@ -224,6 +230,9 @@ class SmtpConnection(asyncio.Protocol):
         transaction.steps.append(_FINAL_STEP)
         transaction.stage = len(transaction.steps) - 1
         self._expect_within(self._settings.final_reply_timeout_seconds)
+        if self.extensions.pipelining and (following := self._next_mail(self)) is not None:
+            self._following = following
+            block = b"".join([block, *self._envelope(following)])
         self.transport.write(block)
 
     def _take_final(self, raw: RawReply) -> None:
@@ -258,12 +267,28 @@ class SmtpConnection(asyncio.Protocol):
 
     def _end(self, outcome: Outcome, *, reusable: bool) -> None:
         transaction, self._transaction = self._transaction, None
+        assert transaction is not None, "what ends was under way"
+        transaction.kept = reusable
         self._due = None
         self.messages += 1
-        if not reusable:
+        following = self._following
+        if not reusable or (following is not None and following.done.done()):
             self.abort()
-        if transaction is not None and not transaction.done.done():
+        elif following is not None:
+            self._following = None
+            transaction.handed_on = True
+            self._lead(following)
+        if not transaction.done.done():
             transaction.done.set_result(outcome)
+        if transaction.handed_on:
+            # The sender notes its outcome first: no two mails of a connection are beyond their final dots at once.
+            self._held = []
+            self._loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        held, self._held = self._held, None
+        for raw in held or ():
+            self._take_reply(raw)
 
     def _lose(self, how: str) -> None:
         """The connection is of no more use; whatever waits for it learns why."""
@@ -278,10 +303,16 @@ class SmtpConnection(asyncio.Protocol):
         if was_idle:
             self._on_idle_lost(self)
 
+    def turn_away(self) -> None:
+        """Let go of the mail whose turn has not come: nobody waits for the answers to its envelope any more."""
+        if self._following is not None and not self._following.done.done():
+            self._following.done.set_result(None)
+
     def abort(self) -> None:
         """Close at once; whatever is still unwritten is dropped, so that no final dot follows."""
         self.usable = self.idle = False
         self._due = None
+        self.turn_away()
         if self._transport is not None:
             self._transport.abort()
         elif not self.closed.done():
@@ -312,7 +343,7 @@ class SmtpConnection(asyncio.Protocol):
         """Whatever waits learns of it."""
         transaction = self._transaction
         if transaction is not None and transaction.stage == 0 and self.messages > 0:
-            self.stale = True
+            transaction.stale = True
         if self.usable:
             self._lose("connection lost")
         self._due = None

@@ -30,16 +30,25 @@ class Step(StrEnum):
 
 
 class Transaction:
-    """One mail on its way over one connection."""
+    """One mail on its way over one connection.
 
-    __slots__ = ("at_final_dot", "deadline", "done", "failure", "mail", "stage", "steps")
+    `done` ends in its Outcome; in None when the connection was lost before its turn came: nothing of it was answered.
+    `begun`: its envelope was written behind the mail before, whose reply is still due. `leading`: its replies are due.
+    `kept`: the connection may carry another mail. `handed_on`: it went on with the next mail by itself. `stale`: a kept
+    connection had been given up by the server before any command was answered; nothing was accepted.
+    """
+
+    __slots__ = (
+        "at_final_dot", "begun", "deadline", "done", "failure", "handed_on", "kept", "leading", "mail", "stage",
+        "stale", "steps",
+    )  # fmt: skip
 
     def __init__(
         self,
         mail: Mail,
         deadline: float | None,
         at_final_dot: Callable[[], None] | None,
-        done: asyncio.Future[Outcome],
+        done: asyncio.Future[Outcome | None],
     ) -> None:
         self.mail = mail
         self.deadline = deadline
@@ -48,6 +57,8 @@ class Transaction:
         self.steps: list[tuple[Step, bytes]] = []
         self.stage = 0
         self.failure: tuple[Step, RawReply] | None = None
+        self.begun = self.leading = self.handed_on = self.stale = False
+        self.kept = True
 
     @property
     def step(self) -> Step:
