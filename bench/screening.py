@@ -27,13 +27,14 @@ import yaml
 from report import RESULTS, Measure, machine, publish
 from screening_hop import measure_hop
 
+from moderation.examination import Case
 from moderation.features import FEATURES
 from moderation.mail import MailParts, TextPart
 from moderation.mail.read import links_in
 from moderation.models import ModelBank
 from moderation.models.weights import WEIGHTS
 from moderation.policy.reading import parse_policy, read_policy
-from moderation.screening import Case, Screener
+from moderation.screening import Screener
 from moderation.text.words import lexicon
 
 if TYPE_CHECKING:

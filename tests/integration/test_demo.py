@@ -11,12 +11,13 @@ from ingestion.domain import Inbox
 from ingestion.mail import final_mail
 from ingestion.mime import Mailbox
 from ingestion.submission import MessageItem
+from moderation.examination import Case
 from moderation.features import HEADS
 from moderation.mail import read_mail
 from moderation.models import ModelBank
 from moderation.models.weights import WEIGHTS
 from moderation.policy.reading import read_policy
-from moderation.screening import Case, Screener
+from moderation.screening import Screener
 from waystation.demo.messages import load_script
 
 POLICY = Path(__file__).parents[2] / "deploy" / "policies" / "road.yaml"

@@ -16,11 +16,12 @@ from hostile_messages import MAILS, filled
 from hypothesis import HealthCheck, Phase, given, settings, target
 from hypothesis import strategies as st
 
+from moderation.examination import Case
 from moderation.mail import read_mail
 from moderation.models import ModelBank
 from moderation.models.weights import WEIGHTS
 from moderation.policy.reading import read_policy
-from moderation.screening import Case, Screener
+from moderation.screening import Screener
 
 POLICY = Path(__file__).parents[3] / "deploy" / "policies" / "road.yaml"
 SECONDS_MAX = 0.25

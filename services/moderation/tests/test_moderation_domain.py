@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 
 from moderation.attachments import EICAR
 from moderation.domain import Decision, erased_decision, screen
+from moderation.examination import NOTHING_KNOWN, Case, Context
 from moderation.examples import broken_examples, example_mail
 from moderation.mail import Link, MailParts, TextPart, read_mail
 from moderation.policy.reading import policy_of
+from moderation.screening import Screener
 
 
 def mail(text="", *, subject="Hello", html=None, attachments=()):
@@ -50,6 +52,21 @@ def test_ordinary_business_mail_passes(policy, clean_texts):
         text: decision for text in clean_texts if (decision := screen(read_mail(mail(text)), policy)).action != "allow"
     }
     assert stopped == {}
+
+
+def test_a_message_is_judged_the_same_alone_and_among_many(policy, clean_texts, violating_texts):
+    contents = [mail(text) for text in clean_texts] + [mail(item["text"]) for item in violating_texts]
+    contents += [mail(html="<a href='http://pay.example.top/x'>bank.example</a>"), b"", mail(EICAR.decode())]
+    contents += [mail(attachments=[("invoice.pdf.exe", b"MZ" + bytes(80))]), mail("V3rify your p\u0430ssword")]
+    cases = [
+        Case(read_mail(content), tool, context)
+        for content in contents
+        for tool, context in (("email", NOTHING_KNOWN), ("telephony", Context(rspamd_score=20.0, degraded=("clamd",))))
+    ]
+    assert len(cases) > 150
+    alone = [screen(*case[:1], policy, *case[1:]) for case in cases]
+    assert len({decision.action for decision in alone}) == 3
+    assert Screener(policy).screen(cases) == alone
 
 
 def test_what_breaks_a_clause_is_stopped_and_the_clause_is_named(policy, violating_texts):

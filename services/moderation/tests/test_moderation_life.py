@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from common.events import PolicyStated
 from common.events.screening import PolicyState
 from common.security.signing import Signer, TrustedKeys
+from moderation.examination import Case
 from moderation.examples import require_examples
 from moderation.lists import HashLists
 from moderation.mail import MailParts, TextPart
@@ -19,7 +20,7 @@ from moderation.policies import Policies, PolicyKeys, PolicyRefusedError, compil
 from moderation.policy.document import Bound
 from moderation.policy.life import PolicyTable, Rates, outside, wilson
 from moderation.policy.reading import parse_policy
-from moderation.screening import Case, Screener
+from moderation.screening import Screener
 
 OPERATOR, MODERATION, STRANGER = (Ed25519PrivateKey.generate() for _ in range(3))
 KEYS = PolicyKeys(TrustedKeys("policy", [OPERATOR.public_key()]), TrustedKeys("verdict", [MODERATION.public_key()]))

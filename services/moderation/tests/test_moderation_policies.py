@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from moderation.domain import ENGINE, in_ten_thousandths, scores_in_ten_thousandths, screen
-from moderation.examination import Context, examine
+from moderation.examination import Case, Context, examine
 from moderation.links import host_of
 from moderation.mail import AttachmentPart, Correspondent, MailParts, TextPart
 from moderation.mail.read import links_in
@@ -20,7 +20,7 @@ from moderation.models.weights import WEIGHTS
 from moderation.policy.errors import PolicyError
 from moderation.policy.reading import parse_policy
 from moderation.replaying import ReplayError, feature_differences, replay
-from moderation.screening import Case, Screener
+from moderation.screening import Screener
 
 POLICY = """\
 id: small

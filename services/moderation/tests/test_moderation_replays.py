@@ -14,12 +14,12 @@ from common.security.signing import Signer, TrustedKeys
 from common.telemetry.measuring import Counts
 from common.testing.admitted import admitted_messages, new_door_keys
 from common.testing.fakes import FakeVault
-from moderation.examination import Context
+from moderation.examination import Case, Context
 from moderation.handlers import _statement
 from moderation.mail import read_mail
 from moderation.policies import Policies, PolicyKeys
 from moderation.replays import NIGHT_SAMPLE, Replays, random_ids
-from moderation.screening import Case, Screener
+from moderation.screening import Screener
 from moderation.store import ReplayedVerdict
 
 DOOR = new_door_keys()

@@ -9,10 +9,11 @@ from hostile_messages import MAILS, TEXTS, filled, html, plain
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from moderation.examination import Case
 from moderation.mail import MailParts, read_mail
 from moderation.models import ModelBank
 from moderation.models.weights import WEIGHTS
-from moderation.screening import Case, Screener
+from moderation.screening import Screener
 
 SECONDS_MAX = 0.25
 

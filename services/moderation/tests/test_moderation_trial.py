@@ -8,11 +8,12 @@ import pytest
 
 from moderation import trial
 from moderation.errors import PolicyError, TrialError
+from moderation.examination import Case
 from moderation.mail import MailParts, TextPart
 from moderation.matching import preferred_backend
 from moderation.policies import compiled
 from moderation.policy.reading import parse_policy
-from moderation.screening import Case, Screener
+from moderation.screening import Screener
 
 
 @pytest.fixture(scope="session")

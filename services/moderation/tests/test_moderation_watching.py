@@ -11,13 +11,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from common.security.signing import Signer
 from common.telemetry.measuring import Counts
 from common.testing.fakes import FakePublisher
+from moderation.examination import Case
 from moderation.features import HEADS
 from moderation.lists import HashLists
 from moderation.mail import MailParts, TextPart
 from moderation.models.bank import Scores
 from moderation.policy.reading import parse_policy
 from moderation.recent import RecentMessages
-from moderation.screening import Case, Screener
+from moderation.screening import Screener
 from moderation.watching import Watch
 
 POLICY = """

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from moderation.examination import Case
 from moderation.mail import MailParts, TextPart
 from moderation.mail.read import links_in
 from moderation.models import HEADS, ModelBank
 from moderation.policy.reading import read_policy
-from moderation.screening import Case, Screener
+from moderation.screening import Screener
 from training.augment import disguise
 from training.corpus import CLEAN_SOURCES, Row, is_clean, read_rows, rows_by_hand
 from training.synthesis import apart_rows, foreign_rows, synthetic_rows, texting_rows

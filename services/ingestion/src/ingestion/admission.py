@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from common.postgres.pool import Pool
     from common.security.signing import SignedJson, Signer, Statement
     from common.telemetry.tracing import Tracer
+    from ingestion.mail import Mail
     from ingestion.submission import MessageItem, Parsed
 
 _ITEMS_BETWEEN_YIELDS = 25
@@ -239,12 +240,9 @@ class Admission:
         self, candidates: Sequence[_Candidate], outcomes: dict[int, Outcome], now: datetime
     ) -> None:
         composed: list[_Composed] = []
-        for number, candidate in enumerate(candidates):
-            try:
-                composed.append(self._compose(candidate, now))
-            except Problem as refusal:
-                outcomes[candidate.position] = refusal
-            await _yield_now_and_then(number)
+        for start in range(0, len(candidates), _ITEMS_BETWEEN_YIELDS):
+            composed += self._compose(candidates[start : start + _ITEMS_BETWEEN_YIELDS], outcomes, now)
+            await asyncio.sleep(0)
         if not composed:
             return
         sealed: list[_Sealed] = []
@@ -258,9 +256,22 @@ class Admission:
         if sealed:
             outcomes.update(await self._store(await self._sign(sealed, now)))
 
-    def _compose(self, candidate: _Candidate, now: datetime) -> _Composed:
-        item, message_id, key = candidate.item, new_id(), new_message_key()
-        mail = final_mail(
+    def _compose(
+        self, candidates: Sequence[_Candidate], outcomes: dict[int, Outcome], now: datetime
+    ) -> list[_Composed]:
+        """Write the mails of some candidates, then seal them; those that cannot be written have their outcome."""
+        written: list[tuple[_Candidate, str, Mail]] = []
+        for candidate in candidates:
+            message_id = new_id()
+            try:
+                written.append((candidate, message_id, self._mail(candidate, message_id, now)))
+            except Problem as refusal:
+                outcomes[candidate.position] = refusal
+        return [_sealed(*each) for each in written]
+
+    def _mail(self, candidate: _Candidate, message_id: str, now: datetime) -> Mail:
+        item = candidate.item
+        return final_mail(
             item.content,
             inbox=candidate.inbox,
             recipient=Mailbox(candidate.address, item.recipient.name),
@@ -268,16 +279,6 @@ class Admission:
             date=now,
             content_bytes_max=self._limits.content_bytes_max,
             feedback_id=feedback_id(item.purpose, candidate.authority.account_id, candidate.inbox.tool),
-        )
-        envelope = orjson.dumps({"mail_from": candidate.inbox.address, "smtputf8": mail.smtputf8})
-        return _Composed(
-            candidate,
-            message_id,
-            key,
-            sha256(mail.content).hexdigest(),
-            len(mail.content),
-            seal(key, message_id, "envelope", envelope),
-            seal(key, message_id, "content", mail.content),
         )
 
     async def _seal(self, composed: Sequence[_Composed]) -> Sequence[SealAnswer]:
@@ -364,6 +365,20 @@ class Admission:
             bucket = TokenBucket.full(limits.messages_per_second_max, limits.messages_burst_max, time.monotonic())
             self._buckets[account_id] = bucket
         return bucket
+
+
+def _sealed(candidate: _Candidate, message_id: str, mail: Mail) -> _Composed:
+    key = new_message_key()
+    envelope = orjson.dumps({"mail_from": candidate.inbox.address, "smtputf8": mail.smtputf8})
+    return _Composed(
+        candidate,
+        message_id,
+        key,
+        sha256(mail.content).hexdigest(),
+        len(mail.content),
+        seal(key, message_id, "envelope", envelope),
+        seal(key, message_id, "content", mail.content),
+    )
 
 
 async def _yield_now_and_then(number: int) -> None:

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import orjson
 
 from moderation.comparing import Backtest, Judged
+from moderation.examination import Case
 from moderation.examples import require_examples
 from moderation.mail import read_mail
 from moderation.messages import case_of_line
 from moderation.models import ModelBank
 from moderation.policy.reading import read_policy
 from moderation.remembering import RememberedScores
-from moderation.screening import Case, Screener
+from moderation.screening import Screener
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

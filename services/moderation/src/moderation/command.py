@@ -14,6 +14,7 @@ import orjson
 
 from moderation.backtesting import Judges
 from moderation.comparing import policy_changes
+from moderation.examination import Case
 from moderation.examples import broken_examples
 from moderation.explaining import explain
 from moderation.features import FEATURES, HEADS
@@ -23,7 +24,7 @@ from moderation.models.weights import WEIGHTS
 from moderation.policy.errors import PolicyError
 from moderation.policy.reading import read_policy
 from moderation.replaying import ReplayError, feature_differences, replay
-from moderation.screening import Case, Screener
+from moderation.screening import Screener
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

@@ -86,18 +86,35 @@ def screen(parts: MailParts, policy: Policy, tool: Tool = "email", context: Cont
     return judge(examine(parts, policy, tool, context), policy)
 
 
-def judge(
-    found: Examination,
-    policy: Policy,
-    scores: Mapping[str, float] | None = None,
-    tiers: Iterable[str] = (),
-    passages: Mapping[str, str] = _NO_PASSAGES,
-) -> Decision:
-    """Return what follows from an examination and, where models have spoken, their probabilities by head.
+class Opinion(NamedTuple):
+    """An examination and, where models have spoken, their probabilities by head.
 
     `passages` of the normalised text, by head, are evidence for the rules that ask for the head's score.
     """
-    outcome = decide(found.values, policy, found.tool, scores)
+
+    found: Examination
+    scores: Mapping[str, float] | None = None
+    tiers: tuple[str, ...] = ()
+    passages: Mapping[str, str] = _NO_PASSAGES
+
+
+def judge(found: Examination, policy: Policy, scores: Mapping[str, float] | None = None) -> Decision:
+    """Return what follows from an examination and, where models have spoken, their probabilities by head."""
+    return judge_all([Opinion(found, scores)], policy)[0]
+
+
+def judge_all(opinions: Sequence[Opinion], policy: Policy) -> list[Decision]:
+    """Return what follows from each; step by step, as `examine_all`."""
+    outcomes = decide_all([Decidable(of.found.values, of.found.tool, of.scores) for of in opinions], policy)
+    features = [kept_features(of.found.values, policy) for of in opinions]
+    return [
+        _decision(opinion, policy, outcome, kept)
+        for opinion, outcome, kept in zip(opinions, outcomes, features, strict=True)
+    ]
+
+
+def _decision(opinion: Opinion, policy: Policy, outcome: Outcome, features: Mapping[str, Value]) -> Decision:
+    found = opinion.found
     degraded = found.degraded
     readable = bool(found.places or found.parts.attachments)
     least: Action = "allow"
@@ -111,16 +128,16 @@ def judge(
         max((least, *outcome.actions), key=_WEIGHT.__getitem__) if applied else least,
         tuple(sorted({rule.clause for rule in applied})) if applied else (),
         tuple(sorted(rule.id for rule in applied)) if applied else (),
-        _evidence(found, policy, outcome.applied, passages) if applied else (),
+        _evidence(found, policy, outcome.applied, opinion.passages) if applied else (),
         tuple(sorted(degraded)) if degraded else (),
         outcome.heads,
         outcome.scores,
-        (TIER0, *tiers),
+        (TIER0, *opinion.tiers),
         outcome.unsure,
         outcome.shadow,
         outcome.capped,
         found.language,
-        kept_features(found.values, policy),
+        features,
         found.carried,
     )
 
@@ -145,15 +162,34 @@ class Outcome(NamedTuple):
     heads: tuple[str, ...]
 
 
-def decide(values: list[Value], policy: Policy, tool: Tool, model: Mapping[str, float] | None = None) -> Outcome:
+class Decidable(NamedTuple):
+    """Features, the tool, and probabilities of models by head."""
+
+    values: list[Value]
+    tool: Tool
+    model: Mapping[str, float] | None = None
+
+
+def decide(values: list[Value], policy: Policy, tool: Tool) -> Outcome:
     """Run signals and rules over features; the scores in `values` are filled in (kept features already have them)."""
-    stage, rules = policy.compiled.stages[tool], policy.document.rules
-    if None in (kept := values[SCORES_AT:SCORES_END]):
-        told = _combined(stage.signals(values), policy, model)
-        values[SCORES_AT:SCORES_END] = [new if old is None else old for old, new in zip(kept, told, strict=True)]
-    found: list[int] = []
-    unsure: list[int] = []
-    stage.rules(values, found.append, unsure.append)
+    return decide_all([Decidable(values, tool)], policy)[0]
+
+
+def decide_all(asked: Sequence[Decidable], policy: Policy) -> list[Outcome]:
+    """Run signals and rules over the features of each, step by step; the scores in them are filled in."""
+    stages = policy.compiled.stages
+    for values, tool, model in asked:
+        if None in (kept := values[SCORES_AT:SCORES_END]):
+            told = _combined(stages[tool].signals(values), policy, model)
+            values[SCORES_AT:SCORES_END] = [new if old is None else old for old, new in zip(kept, told, strict=True)]
+    met: list[tuple[list[int], list[int]]] = [([], []) for _ in asked]
+    for (values, tool, _), (found, unsure) in zip(asked, met, strict=True):
+        stages[tool].rules(values, found.append, unsure.append)
+    return [_outcome(one, policy, *numbers) for one, numbers in zip(asked, met, strict=True)]
+
+
+def _outcome(asked: Decidable, policy: Policy, found: Sequence[int], unsure: Sequence[int]) -> Outcome:
+    (values, tool, _), rules = asked, policy.document.rules
     over = _over_cap(found, policy, values) if policy.compiled.capped else ()
     effects = dict(_effects(found, policy, over)) if found else {}
     scores, heads = _heads(values[SCORES_AT:SCORES_END], [rules[number] for number in effects], policy, tool)

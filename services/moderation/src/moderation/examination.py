@@ -13,7 +13,7 @@ from moderation.reported import is_reported
 from moderation.text import NO_SIGNS, normalise
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from common.events.intake import Tool
     from moderation.attachments import FileFinding
@@ -37,6 +37,8 @@ _SMALL = _CAPITALS.lower()
 _DIGITS = b"0123456789"
 _LETTERS_MIN = 20
 _EICAR_BEGINS = b"x5o!p%@ap"
+_TOGETHER = 64
+"""For how many messages each step is taken before the next: more of them leave the caches before they are judged."""
 
 
 Carried = tuple[int, tuple[int, ...]]
@@ -66,6 +68,14 @@ class Context(NamedTuple):
 
 
 NOTHING_KNOWN = Context()
+
+
+class Case(NamedTuple):
+    """A message to be screened, with what is known beside its content."""
+
+    parts: MailParts
+    tool: Tool
+    context: Context = NOTHING_KNOWN
 
 
 @dataclass(slots=True)
@@ -105,17 +115,46 @@ class Examination:
 
 def examine(parts: MailParts, policy: Policy, tool: Tool = "email", context: Context = NOTHING_KNOWN) -> Examination:
     """Look at a message with all of tier 0; never raises, whatever it holds."""
-    found = Examination(tool, list(policy.compiled.template), parts, degraded={*parts.degraded, *context.degraded})
-    _read_places(found, policy)
-    near = _match_patterns(found, policy)
-    _count_letters(found)
-    if parts.links:
-        _examine_links(found, near, policy)
-    if parts.senders:
-        _examine_sender(found, policy)
-    if parts.attachments or [place for place in found.places if _EICAR_BEGINS in place.normal.data]:
-        _examine_files(found, policy)
-    _note_context(found, context, policy)
+    return examine_all([Case(parts, tool, context)], policy)[0]
+
+
+def examine_all(cases: Sequence[Case], policy: Policy) -> list[Examination]:
+    """Look at messages, in their order; what is found of one does not depend on the others.
+
+    Each step is taken for many messages before the next one: a step finds its code in the processor's caches, which
+    hold no whole message's way. Taken message by message they cost half as much again.
+    """
+    return [
+        item
+        for start in range(0, len(cases), _TOGETHER)
+        for item in _examine_together(cases[start : start + _TOGETHER], policy)
+    ]
+
+
+def _examine_together(cases: Sequence[Case], policy: Policy) -> list[Examination]:
+    template = policy.compiled.template
+    found = [
+        Examination(case.tool, list(template), case.parts, degraded={*case.parts.degraded, *case.context.degraded})
+        for case in cases
+    ]
+    for item in found:
+        _read_places(item, policy)
+    places = [place for item in found for place in item.places]
+    hits = iter(policy.bank.find_all([place.normal.data for place in places]))
+    near = [_note_patterns(item, [next(hits) for _ in item.places], policy) for item in found]
+    for item in found:
+        _count_letters(item)
+    for item, phrases in zip(found, near, strict=True):
+        if item.parts.links:
+            _examine_links(item, phrases, policy)
+    for item in found:
+        if item.parts.senders:
+            _examine_sender(item, policy)
+        if item.parts.attachments or [place for place in item.places if _EICAR_BEGINS in place.normal.data]:
+            _examine_files(item, policy)
+    for item, case in zip(found, cases, strict=True):
+        if case.context is not NOTHING_KNOWN:
+            _note_context(item, case.context, policy)
     return found
 
 
@@ -151,12 +190,14 @@ def _readable(parts: MailParts, policy: Policy) -> Iterator[tuple[str, str, str]
                 yield "filename", f"filename[{number}]", attachment.filename
 
 
-def _match_patterns(found: Examination, policy: Policy) -> dict[int, list[tuple[Place, Hit]]]:
+def _note_patterns(
+    found: Examination, hits: Iterable[Sequence[Hit]], policy: Policy
+) -> dict[int, list[tuple[Place, Hit]]]:
     """Note what patterns tell of rules and banks; return, by rule, phrases that need a link beside them."""
     near: dict[int, list[tuple[Place, Hit]]] = {}
     tool, compiled = found.tool, policy.compiled
-    for place in found.places:
-        for hit in policy.bank.find(place.normal.data):
+    for place, of_place in zip(found.places, hits, strict=True):
+        for hit in of_place:
             for number, rule in policy.text_rules.get(hit.pattern, ()):
                 if tool in rule.tools and (own := _match_text(rule, place, hit, policy)) is not None:
                     found.rule_hits.setdefault(number, []).append((place, own))
@@ -167,8 +208,8 @@ def _match_patterns(found: Examination, policy: Policy) -> dict[int, list[tuple[
             if place.kind in TEXTS:
                 for bank in policy.bank_patterns.get(hit.pattern, ()):
                     found.bank_hits.setdefault(bank, []).append((place, hit))
-    for bank, hits in found.bank_hits.items():
-        found.values[compiled.banks_at + bank] = len({hit.pattern for _, hit in hits})
+    for bank, of_bank in found.bank_hits.items():
+        found.values[compiled.banks_at + bank] = len({hit.pattern for _, hit in of_bank})
     return near
 
 
@@ -332,8 +373,6 @@ _CONTEXT_AT = tuple(
 
 
 def _note_context(found: Examination, context: Context, policy: Policy) -> None:
-    if context is NOTHING_KNOWN:
-        return
     told = (
         context.messages_per_minute,
         context.same_text_share,

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from moderation.domain import Decision, Evidence
+    from moderation.examination import Case
     from moderation.mail import MailParts
     from moderation.policy.reading import Policy
-    from moderation.screening import Case
 
 _SHOWN_CHARACTERS_MAX = 80
 _SCORE_SHOWN = 0.05

@@ -29,13 +29,13 @@ from common.security.signing import SignatureError, canonical
 from common.times import now, rfc3339
 from moderation.domain import ENGINE, erased_decision, in_ten_thousandths, scores_in_ten_thousandths
 from moderation.errors import RefusedRecordError, ScreeningUnavailableError
+from moderation.examination import Case
 from moderation.mail import read_mail
 from moderation.opinions import Submitted, joined
 from moderation.rejudging.store import Carried, insert_signals
 from moderation.review.cases import Clocks
 from moderation.review.opening import case_of_hold, severities_of
 from moderation.review.store import insert_cases
-from moderation.screening import Case
 from moderation.store import KeptVerdict, NewVerdict, Unauthorised, find_verdicts, insert_unauthorised, insert_verdicts
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from moderation.screening import Screener, Screening
     from moderation.watching import Watch
 
-YIELD_MESSAGES = 25
+YIELD_MESSAGES = 64
 YIELD_BYTES = 256 * 1024
 SLOW_MODELS_SECONDS_MAX = 0.5
 """How long the messages of one batch wait for slower models; what comes after that is judged without them."""
@@ -285,7 +285,7 @@ class _Judging:
 
     async def _begin(self, slice_: Sequence[_Opened]) -> tuple[Sequence[Case], Screening]:
         readable = [item for item in slice_ if item.content is not None]
-        cases = [_case(item, self.screened_at, self.watch) for item in readable]
+        cases = _cases(readable, self.screened_at, self.watch)
         if self.opinions is not None and self.opinions.asked:
             cases = await _with_opinions(readable, cases, self.opinions)
         return cases, self.screener.begin(cases, self.policy)
@@ -338,11 +338,14 @@ async def _with_opinions(readable: Sequence[_Opened], cases: Sequence[Case], opi
     return [case._replace(context=joined(case.context, one)) for case, one in zip(cases, told, strict=True)]
 
 
-def _case(item: _Opened, moment: datetime, watch: Watch | None) -> Case:
-    instruction, parts = item.judged.verified.instruction, read_mail(item.content or b"")
+def _cases(readable: Sequence[_Opened], moment: datetime, watch: Watch | None) -> list[Case]:
+    instructions = [item.judged.verified.instruction for item in readable]
+    mails = [read_mail(item.content or b"") for item in readable]
     if watch is None:
-        return Case(parts, instruction.tool)
-    return Case(parts, instruction.tool, watch.context(instruction, parts, moment))
+        return [Case(parts, of.tool) for of, parts in zip(instructions, mails, strict=True)]
+    return [
+        Case(parts, of.tool, watch.context(of, parts, moment)) for of, parts in zip(instructions, mails, strict=True)
+    ]
 
 
 def _slices(opened: Sequence[_Opened]) -> Iterator[list[_Opened]]:

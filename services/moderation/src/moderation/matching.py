@@ -167,14 +167,24 @@ class PatternBank:
 
     def find(self, data: bytes) -> list[Hit]:
         """Return a hit per pattern that occurs in valid UTF-8 text, by pattern number."""
-        if self._index is None or not data:
-            return []
-        found = self._index.candidates(flat(data))
-        if not found:
-            return []
-        candidates = sorted([pattern for part in found for pattern in self._told[part]])
-        spans = [(pattern, place(self._located[pattern], data)) for pattern in candidates]
-        return [Hit(pattern, *span) for pattern, span in spans if span is not None]
+        return self.find_all([data])[0]
+
+    def find_all(self, texts: Sequence[bytes]) -> list[list[Hit]]:
+        """Return for each text what `find` does; pattern after pattern is looked for, so each is read once."""
+        found: list[list[Hit]] = [[] for _ in texts]
+        if self._index is None:
+            return found
+        asked: dict[int, list[int]] = {}
+        for number, parts in enumerate([self._index.candidates(data) if data else () for data in map(flat, texts)]):
+            for part in parts:
+                for pattern in self._told[part]:
+                    asked.setdefault(pattern, []).append(number)
+        for pattern in sorted(asked):
+            located = self._located[pattern]
+            for number in asked[pattern]:
+                if (span := place(located, texts[number])) is not None:
+                    found[number].append(Hit(pattern, *span))
+        return found
 
     def locate_all(self, pattern: int, data: bytes, hits_max: int) -> list[Hit]:
         """Return the first places where a pattern occurs, at most `hits_max`."""

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from moderation.examination import NOTHING_KNOWN, Context
+from moderation.examination import NOTHING_KNOWN, Case, Context
 from moderation.mail import AttachmentPart, Link, MailParts, TextPart, read_mail
 from moderation.mail.hypertext import read_html
 from moderation.mail.parts import HTML_CHARACTERS_MAX, LINKS_MAX
 from moderation.mail.read import correspondents_in, links_in
-from moderation.screening import Case
 
 if TYPE_CHECKING:
     from common.events.intake import Tool

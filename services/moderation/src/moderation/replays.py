@@ -23,11 +23,12 @@ from common.kafka.reading import Place
 from common.security.signing import SignatureError
 from common.times import now
 from moderation.errors import PolicyError, TrialError
+from moderation.examination import Case
 from moderation.handlers import content_of
 from moderation.mail import read_mail
 from moderation.policies import compiled
 from moderation.replaying import ReplayError, feature_differences, replay
-from moderation.screening import BUSY, Case, Screener
+from moderation.screening import BUSY, Screener
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from moderation.domain import judge
-from moderation.examination import NOTHING_KNOWN, Context, examine
+from moderation.domain import Opinion, judge_all
+from moderation.examination import examine_all
 from moderation.language import MODEL_LANGUAGES, is_short, may_be_scored
 from moderation.policy.reading import NO_LISTS, with_lists
 from moderation.rejudging.hashes import hashes_of
@@ -15,11 +15,9 @@ from moderation.text.words import reads_as_english
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-    from common.events.intake import Tool
     from moderation.domain import Decision
-    from moderation.examination import Examination
+    from moderation.examination import Case, Examination
     from moderation.lists import HashLists
-    from moderation.mail import MailParts
     from moderation.policy.reading import Policy
 
 NOT_COVERED = "models-language"
@@ -30,14 +28,6 @@ BUSY = "models-busy"
 
 _NOTHING_ASKED: Mapping[int, str] = MappingProxyType({})
 _NOTHING_SAID: Mapping[int, ModelScores] = MappingProxyType({})
-
-
-class Case(NamedTuple):
-    """A message to be screened, with what is known beside its content."""
-
-    parts: MailParts
-    tool: Tool
-    context: Context = NOTHING_KNOWN
 
 
 class ModelScores(Protocol):
@@ -136,7 +126,7 @@ class Screener:
     def begin(self, cases: Sequence[Case], policy: Policy | None = None) -> Screening:
         """Look at a batch with all that takes microseconds."""
         policy, scorer = policy or self.policy, self.scorer
-        found = [examine(case.parts, policy, case.tool, case.context) for case in cases]
+        found = examine_all(cases, policy)
         if self.keeps_hashes:
             for item in found:
                 item.carried = hashes_of(item.parts, item.longest_text())
@@ -197,21 +187,19 @@ class Screening:
     def decisions(self) -> list[Decision]:
         """Judge; asks the models if that was not done before."""
         if self._scorer is None:
-            return [judge(item, self._policy) for item in self._found]
+            return judge_all([Opinion(item) for item in self._found], self._policy)
         if self._scores is None:
             self.ask_models()
         said = {**self._foreign, **(self._scores or {})}
-        return [
-            _with_models(item, self._policy, said.get(n), in_english=n in self._asked)
-            for n, item in enumerate(self._found)
-        ]
+        opinions = [_with_models(item, said.get(n), in_english=n in self._asked) for n, item in enumerate(self._found)]
+        return judge_all(opinions, self._policy)
 
 
-def _with_models(item: Examination, policy: Policy, scores: ModelScores | None, *, in_english: bool) -> Decision:
+def _with_models(item: Examination, scores: ModelScores | None, *, in_english: bool) -> Opinion:
     if item.places and not in_english:
         item.degraded.add(NOT_COVERED)
     if scores is None:
-        return judge(item, policy)
+        return Opinion(item)
     if scores.cut_short:
         item.degraded.add(BUSY)
-    return judge(item, policy, scores.by_head, scores.tiers, scores.passages)
+    return Opinion(item, scores.by_head, scores.tiers, scores.passages)

@@ -28,12 +28,13 @@ if TYPE_CHECKING:
     from common.security.signing import Signer
     from common.telemetry.measuring import Counts
     from moderation.domain import Decision
+    from moderation.examination import Case
     from moderation.mail import MailParts
     from moderation.policies import Policies, RecordPublisher
     from moderation.policy.document import RuleTool
     from moderation.policy.reading import Policy
     from moderation.recent import RecentMessages
-    from moderation.screening import Case, ModelScores
+    from moderation.screening import ModelScores
 
 log = logging.getLogger(__name__)
 
