@@ -538,12 +538,16 @@ async def test_a_mail_that_the_connection_cannot_carry_is_not_begun_on_it():
     assert server.contents == [CONTENT, CONTENT]
 
 
-async def test_senders_that_leave_at_random_leave_no_connection_behind():
-    chance = random.Random(3)
-    async with ScriptedServer({}) as server, pool_to(server.port, connections=3) as pool:
+@pytest.mark.parametrize("seed", range(5))
+async def test_senders_that_leave_at_random_leave_no_connection_behind(seed):
+    chance = random.Random(seed)
+    at_the_end = {"dot": [Delayed(chance.choice([0, 0, 0.002]), DEFAULTS["dot"]) for _ in range(900)]}
+    async with ScriptedServer(at_the_end) as server, pool_to(server.port, connections=3) as pool:
 
         async def leave(task):
-            await asyncio.sleep(chance.uniform(0, 0.05))
+            for _ in range(chance.randrange(60)):
+                await asyncio.sleep(0)
+            await asyncio.sleep(chance.choice([0, chance.uniform(0, 0.1)]))
             task.cancel()
 
         sends = [asyncio.ensure_future(send(pool, CONTENT + b"%d\r\n" % number)) for number in range(600)]

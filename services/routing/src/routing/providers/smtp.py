@@ -265,14 +265,15 @@ class SmtpPool:
     def _withdraw(self, connection: SmtpConnection, transaction: Transaction) -> None:
         """Its sender has left: nothing more of the mail is written, and the connection serves whom it can."""
         done = transaction.done
-        if done.done() and not done.cancelled() and done.exception() is None:
-            if done.result() is not None:
-                self._release(connection, transaction)
-        elif transaction.leading:
+        if not transaction.leading:
+            done.cancel()  # when its turn comes, the connection ends
+        elif transaction.handed_on:
+            return
+        elif done.cancelled() or not done.done():
             connection.abort()
             self._free_slot()
         else:
-            done.cancel()
+            self._release(connection, transaction)
 
     def _release(self, connection: SmtpConnection, transaction: Transaction) -> None:
         if transaction.handed_on:
