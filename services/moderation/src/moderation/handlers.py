@@ -147,20 +147,16 @@ def _count(statements: Sequence[Statement], counted: Counts | None) -> None:
 def _verify(batch: Sequence[Received[SentMessage]], keys: TrustedKeys) -> tuple[list[_Judged], list[Unauthorised]]:
     genuine: list[_Judged] = []
     refused: list[Unauthorised] = []
-    for received in batch:
-        try:
-            verified = VerifiedInstruction.verify(received.event, keys)
-            _require_id(verified.instruction.message_id)
-        except (SignatureError, RefusedRecordError) as error:
-            refused.append(_unauthorised(received, str(error)))
+    checked = VerifiedInstruction.verify_all([received.event for received in batch], keys)
+    for received, verified in zip(batch, checked, strict=True):
+        if isinstance(verified, SignatureError):
+            refused.append(_unauthorised(received, str(verified)))
+        elif _CANONICAL_UUID.fullmatch(verified.instruction.message_id) is None:
+            reason = "instruction: the message id is not a UUID in its canonical form"
+            refused.append(_unauthorised(received, reason))
         else:
             genuine.append(_Judged(received, verified))
     return genuine, refused
-
-
-def _require_id(message_id: str) -> None:
-    if _CANONICAL_UUID.fullmatch(message_id) is None:
-        raise RefusedRecordError("instruction: the message id is not a UUID in its canonical form")
 
 
 async def _open(fresh: Sequence[_Judged], vault: Opener) -> tuple[list[_Opened], dict[str, str]]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 from common.events.intake import VerifiedInstruction
 from common.events.screening import SentVerdict, VerdictRevised, VerifiedVerdict
-from common.security.signing import SignatureError, Signed
+from common.security.signing import SignatureError, Signed, raised_or
 from routing import store
 from routing.domain import Change, Delivery, DeliveryState, initial_state
 from routing.leases import Leased
@@ -38,6 +38,9 @@ class Verified:
     traceparent: bytes | None
 
 
+_Authorised = tuple[VerifiedInstruction, VerifiedVerdict]
+
+
 @dataclass(frozen=True, slots=True)
 class Authority:
     """The published keys that instructions and verdicts must be signed with."""
@@ -45,10 +48,24 @@ class Authority:
     instructions: TrustedKeys
     verdicts: TrustedKeys
 
-    def verify(self, event: SentVerdict) -> tuple[VerifiedInstruction, VerifiedVerdict]:
+    def verify(self, event: SentVerdict) -> _Authorised:
         """Return both, verified, or raise SignatureError with the reason."""
-        instruction = VerifiedInstruction.verify(event.message, self.instructions)
-        return instruction, VerifiedVerdict.verify(event.verdict, instruction, self.verdicts)
+        return raised_or(self.verify_all([event])[0])
+
+    def verify_all(self, events: Sequence[SentVerdict]) -> list[_Authorised | SignatureError]:
+        """Return for each what `verify` does, or the error that it raises."""
+        instructions = VerifiedInstruction.verify_all([event.message for event in events], self.instructions)
+        pairs = [
+            (event.verdict, instruction)
+            for event, instruction in zip(events, instructions, strict=True)
+            if not isinstance(instruction, SignatureError)
+        ]
+        verdicts = VerifiedVerdict.verify_all(pairs, self.verdicts)
+        judged = iter(
+            verdict if isinstance(verdict, SignatureError) else (instruction, verdict)
+            for (_, instruction), verdict in zip(pairs, verdicts, strict=True)
+        )
+        return [one if isinstance(one, SignatureError) else next(judged) for one in instructions]
 
     def require_leave(self, verdict: VerifiedVerdict, revision: str | None) -> VerifiedVerdict:
         """Return the verdict that holds after the newest signed word on it (JSON), which must let the message pass.
@@ -126,16 +143,16 @@ class Planner:
     def _verify(self, batch: Sequence[Received[SentVerdict]]) -> tuple[list[Verified], list[store.Unauthorised]]:
         verified: dict[str, Verified] = {}
         unauthorised = []
-        for received in batch:
+        checked = self.authority.verify_all([received.event for received in batch])
+        for received, found in zip(batch, checked, strict=True):
             record = received.record
-            try:
-                instruction, verdict = self.authority.verify(received.event)
-            except SignatureError as error:
+            if isinstance(found, SignatureError):
                 event_id = _claimed_id(received.event)
                 unauthorised.append(
-                    store.Unauthorised(record.topic, record.partition, record.offset, event_id, str(error))
+                    store.Unauthorised(record.topic, record.partition, record.offset, event_id, str(found))
                 )
                 continue
+            instruction, verdict = found
             one = Verified(instruction, verdict, record.value, received.traceparent)
             verified.setdefault(instruction.instruction.message_id, one)
         return list(verified.values()), unauthorised

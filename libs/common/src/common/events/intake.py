@@ -10,10 +10,12 @@ import msgspec
 from pydantic_core import to_json
 
 from common.events.envelope import Contract, Event, SentEvent
-from common.security.signing import SentStatement, SignatureError, Signed, Statement
+from common.security.signing import SentStatement, SignatureError, Signed, Statement, raised_or
 from common.times import rfc3339
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from common.security.signing import SignedJson, TrustedKeys
 
 Tool = Literal["email", "telephony", "widget", "form"]
@@ -144,7 +146,7 @@ def admitted_body(instruction: SignedJson, capsule: bytes, envelope: bytes, cont
 
 
 class VerifiedInstruction:
-    """An instruction whose signature and sealed content were checked in this process; made by `verify` only."""
+    """An instruction whose signature and sealed content were checked in this process; made by `verify_all` only."""
 
     __slots__ = ("digest", "instruction", "sealed")
 
@@ -158,13 +160,42 @@ class VerifiedInstruction:
     @classmethod
     def verify(cls, message: MessageAdmitted | SentMessage, keys: TrustedKeys) -> VerifiedInstruction:
         """Check signature, shape and sealed content; raise SignatureError with the reason."""
-        digest = keys.verify(message.instruction)
-        try:
-            instruction = message.instruction.read(Instruction)
-        except ValueError:
-            raise SignatureError("instruction: the signed statement has not the shape of an instruction") from None
-        if message.sealed.digest() != instruction.sealed_digest:
-            raise SignatureError("instruction: the sealed content is not the one that was instructed")
+        return raised_or(cls.verify_all([message], keys)[0])
+
+    @classmethod
+    def verify_all(
+        cls, messages: Sequence[MessageAdmitted | SentMessage], keys: TrustedKeys
+    ) -> list[VerifiedInstruction | SignatureError]:
+        """Do for each, in their order, what `verify` does: check by check for all, which the caches reward."""
+        digests = keys.verify_all([message.instruction for message in messages])
+        shapes = [
+            digest if isinstance(digest, SignatureError) else _instruction(message.instruction)
+            for digest, message in zip(digests, messages, strict=True)
+        ]
+        sealed = [message.sealed.digest() for message in messages]
+        return [cls._verified(*checks) for checks in zip(messages, digests, shapes, sealed, strict=True)]
+
+    @classmethod
+    def _verified(
+        cls,
+        message: MessageAdmitted | SentMessage,
+        digest: str | SignatureError,
+        instruction: Instruction | SignatureError,
+        sealed: str,
+    ) -> VerifiedInstruction | SignatureError:
+        if isinstance(digest, SignatureError):
+            return digest
+        if isinstance(instruction, SignatureError):
+            return instruction
+        if sealed != instruction.sealed_digest:
+            return SignatureError("instruction: the sealed content is not the one that was instructed")
         verified = object.__new__(cls)
         verified.instruction, verified.digest, verified.sealed = instruction, digest, message.sealed
         return verified
+
+
+def _instruction(signed: Signed | SentStatement) -> Instruction | SignatureError:
+    try:
+        return signed.read(Instruction)
+    except ValueError:
+        return SignatureError("instruction: the signed statement has not the shape of an instruction")

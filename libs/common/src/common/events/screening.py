@@ -10,9 +10,11 @@ from pydantic import Field
 
 from common.events.envelope import Contract, Event, SentEvent
 from common.events.intake import MessageAdmitted, SentMessage, SentParts, VerifiedInstruction
-from common.security.signing import SentStatement, SignatureError, Signed, Statement
+from common.security.signing import SentStatement, SignatureError, Signed, Statement, raised_or
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from common.security.signing import SignedJson, TrustedKeys
 
 Action = Literal["allow", "hold", "block"]
@@ -187,7 +189,7 @@ def verified_revision(signed: Signed, keys: TrustedKeys) -> VerdictRevision:
 
 
 class VerifiedVerdict:
-    """A verdict whose signature was checked here and which judges the instruction beside it; made by `verify` only."""
+    """A verdict that was checked here and judges the instruction beside it; made by `verify_all` only."""
 
     __slots__ = ("verdict",)
 
@@ -201,13 +203,29 @@ class VerifiedVerdict:
         cls, signed: Signed | SentStatement, instruction: VerifiedInstruction, keys: TrustedKeys
     ) -> VerifiedVerdict:
         """Check signature, shape and that it judges this instruction; raise SignatureError with the reason."""
-        keys.verify(signed)
+        return raised_or(cls.verify_all([(signed, instruction)], keys)[0])
+
+    @classmethod
+    def verify_all(
+        cls, pairs: Sequence[tuple[Signed | SentStatement, VerifiedInstruction]], keys: TrustedKeys
+    ) -> list[VerifiedVerdict | SignatureError]:
+        """Do for each verdict and its instruction, in their order, what `verify` does: check by check for all."""
+        digests = keys.verify_all([signed for signed, _ in pairs])
+        return [
+            digest if isinstance(digest, SignatureError) else cls._verified(*pair)
+            for digest, pair in zip(digests, pairs, strict=True)
+        ]
+
+    @classmethod
+    def _verified(
+        cls, signed: Signed | SentStatement, instruction: VerifiedInstruction
+    ) -> VerifiedVerdict | SignatureError:
         try:
             verdict = signed.read(Verdict)
         except ValueError:
-            raise SignatureError("verdict: the signed statement has not the shape of a verdict") from None
+            return SignatureError("verdict: the signed statement has not the shape of a verdict")
         if verdict.instruction_digest != instruction.digest:
-            raise SignatureError("verdict: it judges another instruction")
+            return SignatureError("verdict: it judges another instruction")
         verified = object.__new__(cls)
         verified.verdict = verdict
         return verified

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 Purpose = Literal["instruction", "verdict", "receipt", "vault", "policy"]
 Statement = dict[str, Any]
 M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T")
 
 PURPOSES: tuple[Purpose, ...] = ("instruction", "verdict", "receipt")
 TIME_FIELDS: Mapping[Purpose, str] = {
@@ -69,6 +70,13 @@ log = logging.getLogger(__name__)
 
 class SignatureError(Exception):
     """A statement is not signed by a published key for its purpose; the text says why."""
+
+
+def raised_or(checked: T | SignatureError) -> T:
+    """Return what was checked, or raise what is wrong with it."""
+    if isinstance(checked, SignatureError):
+        raise checked
+    return checked
 
 
 class Proof(BaseModel):
@@ -360,6 +368,16 @@ class TrustedKeys:
         except TypeError:
             raise SignatureError(f"{self._purpose}: the statement has no canonical form") from None
         return self._verify(text, signed.proof)
+
+    def verify_all(self, signed: Sequence[Signed | SentStatement]) -> list[str | SignatureError]:
+        """Return for each the digest, or the error that `verify` raises."""
+        return [self._verified(one) for one in signed]
+
+    def _verified(self, signed: Signed | SentStatement) -> str | SignatureError:
+        try:
+            return self.verify(signed)
+        except SignatureError as error:
+            return error
 
     def _verify(self, text: bytes, proof: Proof | SentProof) -> str:
         if self._folder is not None and time.monotonic() >= self._look_at:
