@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 import orjson
 
@@ -49,7 +49,7 @@ from ingestion.row_seal import HEADER, OwnFields, RowSeal
 from ingestion.store import AdmittedRow, Key, NewMessage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from datetime import datetime
 
     from common.outbox import StoredRecord
@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from ingestion.submission import MessageItem, Parsed
 
 _ITEMS_BETWEEN_YIELDS = 25
+T = TypeVar("T")
 
 Outcome = AdmittedRow | Problem
 
@@ -203,7 +204,8 @@ class Admission:
                 followers.append(found)
             else:
                 outcomes[position] = found
-            await _yield_now_and_then(position)
+            if position % _ITEMS_BETWEEN_YIELDS == _ITEMS_BETWEEN_YIELDS - 1:
+                await asyncio.sleep(0)
         if candidates:
             await self._admit_candidates(candidates, outcomes, now)
         for follower in followers:
@@ -240,8 +242,8 @@ class Admission:
         self, candidates: Sequence[_Candidate], outcomes: dict[int, Outcome], now: datetime
     ) -> None:
         composed: list[_Composed] = []
-        for start in range(0, len(candidates), _ITEMS_BETWEEN_YIELDS):
-            composed += self._compose(candidates[start : start + _ITEMS_BETWEEN_YIELDS], outcomes, now)
+        for some in _slices(candidates):
+            composed += self._compose(some, outcomes, now)
             await asyncio.sleep(0)
         if not composed:
             return
@@ -298,16 +300,19 @@ class Admission:
             raise SealUnavailableError(str(error)) from error
 
     async def _sign(self, sealed: Sequence[_Sealed], now: datetime) -> list[tuple[int, NewMessage]]:
-        statements, admitted_at = [], rfc3339(now)
-        for number, each in enumerate(sealed):
-            statements.append(canonical(self._statement(each, admitted_at)))
-            await _yield_now_and_then(number)
-        messages = []
-        for number, (each, instruction) in enumerate(zip(sealed, self._signer.sign_json(statements), strict=True)):
-            own_fields = self._own_fields(each.composed)
-            message = _new_message(each, instruction, own_fields, now)
-            messages.append((each.composed.candidate.position, message))
-            await _yield_now_and_then(number)
+        statements: list[bytes] = []
+        admitted_at = rfc3339(now)
+        for some in _slices(sealed):
+            statements += map(canonical, [self._statement(each, admitted_at) for each in some])
+            await asyncio.sleep(0)
+        messages: list[tuple[int, NewMessage]] = []
+        for signed in _slices(list(zip(sealed, self._signer.sign_json(statements), strict=True))):
+            own_fields = [self._own_fields(each.composed) for each, _ in signed]
+            messages += [
+                (each.composed.candidate.position, _new_message(each, instruction, own, now))
+                for (each, instruction), own in zip(signed, own_fields, strict=True)
+            ]
+            await asyncio.sleep(0)
         return messages
 
     def _statement(self, sealed: _Sealed, admitted_at: str) -> Statement:
@@ -381,10 +386,9 @@ def _sealed(candidate: _Candidate, message_id: str, mail: Mail) -> _Composed:
     )
 
 
-async def _yield_now_and_then(number: int) -> None:
-    """Let other requests have the loop after some milliseconds of work."""
-    if number % _ITEMS_BETWEEN_YIELDS == _ITEMS_BETWEEN_YIELDS - 1:
-        await asyncio.sleep(0)
+def _slices(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Yield what is done between two turns of the loop, some milliseconds of work: other requests have it then."""
+    return (items[start : start + _ITEMS_BETWEEN_YIELDS] for start in range(0, len(items), _ITEMS_BETWEEN_YIELDS))
 
 
 def _kind(outcome: Outcome) -> str:
