@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from moderation.screening import Screener, Screening
     from moderation.watching import Watch
 
-YIELD_MESSAGES = 64
+YIELD_MESSAGES = 25
 YIELD_BYTES = 256 * 1024
 SLOW_MODELS_SECONDS_MAX = 0.5
 """How long the messages of one batch wait for slower models; what comes after that is judged without them."""
