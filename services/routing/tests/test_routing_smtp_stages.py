@@ -397,14 +397,12 @@ class Observing(ScriptedServer):
         await super()._converse(script, reader, writer)
 
 
-async def sent_at_once(pool, *contents, deadlines=()):
+def sent_at_once(pool, *contents, deadlines=()):
     """Send while one connection is there for all; the first has it."""
-    sends = [
+    return [
         asyncio.ensure_future(send(pool, content, deadline))
         for content, deadline in zip(contents, deadlines or [None] * len(contents), strict=True)
     ]
-    await asyncio.sleep(0)
-    return sends
 
 
 def numbered(count):
@@ -413,7 +411,7 @@ def numbered(count):
 
 async def test_the_envelope_of_a_mail_that_waits_comes_with_the_final_dot_before_it():
     async with Observing({}) as server, pool_to(server.port, connections=1) as pool:
-        outcomes = await asyncio.gather(*await sent_at_once(pool, *numbered(3)))
+        outcomes = await asyncio.gather(*sent_at_once(pool, *numbered(3)))
         assert [outcome.result for outcome in outcomes] == [ACCEPTED] * 3
         assert pool.health().connections_idle == 1
     assert server.behind_dots == [["MAIL", "RCPT", "DATA"], ["MAIL", "RCPT", "DATA"], []]
@@ -422,7 +420,7 @@ async def test_the_envelope_of_a_mail_that_waits_comes_with_the_final_dot_before
 
 async def test_a_server_that_does_not_take_commands_in_groups_gets_none():
     async with Observing(STEPWISE) as server, pool_to(server.port, connections=1) as pool:
-        outcomes = await asyncio.gather(*await sent_at_once(pool, *numbered(3)))
+        outcomes = await asyncio.gather(*sent_at_once(pool, *numbered(3)))
         assert [outcome.result for outcome in outcomes] == [ACCEPTED] * 3
     assert server.behind_dots == [[], [], []]
 
@@ -433,7 +431,7 @@ async def test_a_server_that_does_not_take_commands_in_groups_gets_none():
 )
 async def test_a_mail_begun_behind_one_whose_connection_ends_goes_over_another_once(last, result):
     async with ScriptedServer({"dot": last}, {}) as server, pool_to(server.port, connections=1) as pool:
-        first, second = await asyncio.gather(*await sent_at_once(pool, *numbered(2)))
+        first, second = await asyncio.gather(*sent_at_once(pool, *numbered(2)))
         assert (first.result, second.result) == (result, ACCEPTED)
         assert (pool.health().connections_open, pool.health().connections_idle) == (1, 1)
     assert (server.connections, server.contents) == (2, numbered(2))
@@ -482,7 +480,7 @@ async def test_no_two_mails_of_a_connection_are_beyond_their_final_dots_at_once(
 async def test_a_mail_refused_at_its_final_dot_does_not_hinder_the_one_behind(reply, result):
     script = {"dot": [reply, DEFAULTS["dot"]]}
     async with ScriptedServer(script) as server, pool_to(server.port, connections=1) as pool:
-        first, second = await asyncio.gather(*await sent_at_once(pool, *numbered(2)))
+        first, second = await asyncio.gather(*sent_at_once(pool, *numbered(2)))
     assert (first.result, second.result, server.connections) == (result, ACCEPTED, 1)
 
 
@@ -492,7 +490,7 @@ async def test_a_mail_refused_at_its_envelope_leaves_those_around_it_accepted():
         "DATA": [DEFAULTS["DATA"], b"503 no\r\n", DEFAULTS["DATA"]],
     }
     async with ScriptedServer(script) as server, pool_to(server.port, connections=1) as pool:
-        outcomes = await asyncio.gather(*await sent_at_once(pool, *numbered(3)))
+        outcomes = await asyncio.gather(*sent_at_once(pool, *numbered(3)))
     assert [outcome.result for outcome in outcomes] == [ACCEPTED, REFUSED, ACCEPTED]
     assert (server.connections, server.contents) == (1, [numbered(3)[0], numbered(3)[2]])
 
@@ -500,7 +498,7 @@ async def test_a_mail_refused_at_its_envelope_leaves_those_around_it_accepted():
 async def test_one_reply_too_many_is_never_taken_for_an_acceptance():
     script = {"dot": [b"250 2.0.0 ok\r\n250 2.0.0 again\r\n", DEFAULTS["dot"]]}
     async with ScriptedServer(script, {}) as server, pool_to(server.port, connections=1) as pool:
-        first, second = await asyncio.gather(*await sent_at_once(pool, *numbered(2)))
+        first, second = await asyncio.gather(*sent_at_once(pool, *numbered(2)))
     assert (first.result, second.result) == (ACCEPTED, UNREACHED)
     assert server.contents == numbered(1)
 
@@ -508,7 +506,7 @@ async def test_one_reply_too_many_is_never_taken_for_an_acceptance():
 async def test_a_lease_that_ends_behind_another_mail_keeps_the_content_back():
     script = {"dot": [Delayed(0.3, DEFAULTS["dot"]), DEFAULTS["dot"]]}
     async with ScriptedServer(script) as server, pool_to(server.port, connections=1) as pool:
-        sends = await sent_at_once(pool, *numbered(2), deadlines=[None, time.monotonic() + 0.15])
+        sends = sent_at_once(pool, *numbered(2), deadlines=[None, time.monotonic() + 0.15])
         first, second = await asyncio.gather(*sends)
     assert (first.result, second.result, second.reason) == (ACCEPTED, UNREACHED, "lease deadline passed")
     assert server.contents == numbered(1)
@@ -518,7 +516,7 @@ async def test_a_lease_that_ends_behind_another_mail_keeps_the_content_back():
 async def test_a_sender_that_leaves_takes_only_its_own_mail_along(cancelled):
     script = {"dot": [Delayed(0.2, DEFAULTS["dot"]), DEFAULTS["dot"]]}
     async with ScriptedServer(script, {}) as server, pool_to(server.port, connections=1) as pool:
-        sends = await sent_at_once(pool, *numbered(3))
+        sends = sent_at_once(pool, *numbered(3))
         while not server.contents:
             await asyncio.sleep(0.01)
         sends[cancelled].cancel()
@@ -533,7 +531,7 @@ async def test_a_mail_that_the_connection_cannot_carry_is_not_begun_on_it():
     script = {"EHLO": b"250-fake\r\n250 PIPELINING\r\n"}
     contents = [CONTENT, CONTENT + "ä\r\n".encode(), CONTENT]
     async with Observing(script) as server, pool_to(server.port, connections=1) as pool:
-        outcomes = await asyncio.gather(*await sent_at_once(pool, *contents))
+        outcomes = await asyncio.gather(*sent_at_once(pool, *contents))
     assert [outcome.result for outcome in outcomes] == [ACCEPTED, REFUSED, ACCEPTED]
     assert server.contents == [CONTENT, CONTENT]
 

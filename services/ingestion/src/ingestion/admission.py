@@ -49,7 +49,7 @@ from ingestion.row_seal import HEADER, OwnFields, RowSeal
 from ingestion.store import AdmittedRow, Key, NewMessage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
     from datetime import datetime
 
     from common.outbox import StoredRecord
@@ -191,21 +191,20 @@ class Admission:
         outcomes: dict[int, Outcome] = {}
         candidates: list[_Candidate] = []
         followers: list[_Follower] = []
-        for position, (submission, key) in enumerate(zip(submissions, keys, strict=True)):
-            try:
-                found = self._decide(position, submission, key, view)
-            except Problem as refusal:
-                found = refusal
-            if isinstance(found, _Candidate):
-                candidates.append(found)
-                if found.key is not None:
-                    view.leaders[found.key] = found
-            elif isinstance(found, _Follower):
-                followers.append(found)
-            else:
-                outcomes[position] = found
-            if position % _ITEMS_BETWEEN_YIELDS == _ITEMS_BETWEEN_YIELDS - 1:
-                await asyncio.sleep(0)
+        async for some in _slices(list(enumerate(zip(submissions, keys, strict=True)))):
+            for position, (submission, key) in some:
+                try:
+                    found = self._decide(position, submission, key, view)
+                except Problem as refusal:
+                    found = refusal
+                if isinstance(found, _Candidate):
+                    candidates.append(found)
+                    if found.key is not None:
+                        view.leaders[found.key] = found
+                elif isinstance(found, _Follower):
+                    followers.append(found)
+                else:
+                    outcomes[position] = found
         if candidates:
             await self._admit_candidates(candidates, outcomes, now)
         for follower in followers:
@@ -242,9 +241,8 @@ class Admission:
         self, candidates: Sequence[_Candidate], outcomes: dict[int, Outcome], now: datetime
     ) -> None:
         composed: list[_Composed] = []
-        for some in _slices(candidates):
+        async for some in _slices(candidates):
             composed += self._compose(some, outcomes, now)
-            await asyncio.sleep(0)
         if not composed:
             return
         sealed: list[_Sealed] = []
@@ -302,17 +300,15 @@ class Admission:
     async def _sign(self, sealed: Sequence[_Sealed], now: datetime) -> list[tuple[int, NewMessage]]:
         statements: list[bytes] = []
         admitted_at = rfc3339(now)
-        for some in _slices(sealed):
+        async for some in _slices(sealed):
             statements += map(canonical, [self._statement(each, admitted_at) for each in some])
-            await asyncio.sleep(0)
         messages: list[tuple[int, NewMessage]] = []
-        for signed in _slices(list(zip(sealed, self._signer.sign_json(statements), strict=True))):
+        async for signed in _slices(list(zip(sealed, self._signer.sign_json(statements), strict=True))):
             own_fields = [self._own_fields(each.composed) for each, _ in signed]
             messages += [
                 (each.composed.candidate.position, _new_message(each, instruction, own, now))
                 for (each, instruction), own in zip(signed, own_fields, strict=True)
             ]
-            await asyncio.sleep(0)
         return messages
 
     def _statement(self, sealed: _Sealed, admitted_at: str) -> Statement:
@@ -386,9 +382,12 @@ def _sealed(candidate: _Candidate, message_id: str, mail: Mail) -> _Composed:
     )
 
 
-def _slices(items: Sequence[T]) -> Iterator[Sequence[T]]:
-    """Yield what is done between two turns of the loop, some milliseconds of work: other requests have it then."""
-    return (items[start : start + _ITEMS_BETWEEN_YIELDS] for start in range(0, len(items), _ITEMS_BETWEEN_YIELDS))
+async def _slices(items: Sequence[T]) -> AsyncIterator[Sequence[T]]:
+    """Yield some items after the others, and let other requests have the loop in between, after milliseconds."""
+    for start in range(0, len(items), _ITEMS_BETWEEN_YIELDS):
+        if start:
+            await asyncio.sleep(0)
+        yield items[start : start + _ITEMS_BETWEEN_YIELDS]
 
 
 def _kind(outcome: Outcome) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from moderation.attachments import Budget, find_eicar, inspect
@@ -141,7 +142,7 @@ def _examine_together(cases: Sequence[Case], policy: Policy) -> list[Examination
         _read_places(item, policy)
     places = [place for item in found for place in item.places]
     hits = iter(policy.bank.find_all([place.normal.data for place in places]))
-    near = [_note_patterns(item, [next(hits) for _ in item.places], policy) for item in found]
+    near = [_note_patterns(item, islice(hits, len(item.places)), policy) for item in found]
     for item in found:
         _count_letters(item)
     for item, phrases in zip(found, near, strict=True):

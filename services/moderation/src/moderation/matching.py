@@ -165,12 +165,11 @@ class PatternBank:
         if expanded:
             self._index = _HyperscanIndex(list(numbers)) if self.backend == "hyperscan" else _Re2Index(list(numbers))
 
-    def find(self, data: bytes) -> list[Hit]:
-        """Return a hit per pattern that occurs in valid UTF-8 text, by pattern number."""
-        return self.find_all([data])[0]
-
     def find_all(self, texts: Sequence[bytes]) -> list[list[Hit]]:
-        """Return for each text what `find` does; pattern after pattern is looked for, so each is read once."""
+        """Return for each text, valid UTF-8, a hit per pattern that occurs, by pattern number.
+
+        It looks for pattern after pattern, so each is read once.
+        """
         found: list[list[Hit]] = [[] for _ in texts]
         if self._index is None:
             return found

@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from routing.domain import AttemptResult, Outcome
 from routing.providers.smtp_connection import ConnectionUnusableError, SmtpConnection
-from routing.providers.smtp_mail import Mail, examine, misfit
+from routing.providers.smtp_mail import examine, misfit
 from routing.providers.smtp_opening import open_connection
 from routing.providers.smtp_settings import Security, SmtpSettings, parse_smtp_url
 from routing.providers.smtp_transaction import DEADLINE_PASSED, Transaction
@@ -119,7 +119,7 @@ class SmtpPool:
             return mail
         outcome: Outcome | None = None
         while outcome is None:
-            transaction = _transaction(mail, deadline, at_final_dot)
+            transaction = Transaction(mail, deadline, at_final_dot)
             grant = await self._acquire(transaction)
             if isinstance(grant, Outcome):
                 return grant
@@ -131,7 +131,7 @@ class SmtpPool:
             fresh = await self._open(deadline)
             if isinstance(fresh, Outcome):
                 return fresh
-            connection, transaction = fresh, _transaction(mail, deadline, at_final_dot)
+            connection, transaction = fresh, Transaction(mail, deadline, at_final_dot)
             outcome = await self._carry(connection, transaction)
             assert outcome is not None, "nothing was before it"
         self._release(connection, transaction)
@@ -221,7 +221,6 @@ class SmtpPool:
         if transaction.late() or misfit(transaction.mail, connection.extensions) is not None:
             return None
         self._waiting.popleft()
-        transaction.begun = True
         granted.set_result(connection)
         return transaction
 
@@ -267,13 +266,11 @@ class SmtpPool:
         done = transaction.done
         if not transaction.leading:
             done.cancel()  # when its turn comes, the connection ends
-        elif transaction.handed_on:
-            return
-        elif done.cancelled() or not done.done():
+        elif transaction.handed_on or (done.done() and not done.cancelled()):
+            self._release(connection, transaction)
+        else:
             connection.abort()
             self._free_slot()
-        else:
-            self._release(connection, transaction)
 
     def _release(self, connection: SmtpConnection, transaction: Transaction) -> None:
         if transaction.handed_on:
@@ -309,10 +306,6 @@ class SmtpPool:
         self._failures += 1
         self._last_error = reason
         self._last_error_at = monotonic()
-
-
-def _transaction(mail: Mail, deadline: float | None, at_final_dot: Callable[[], None] | None) -> Transaction:
-    return Transaction(mail, deadline, at_final_dot, asyncio.get_running_loop().create_future())
 
 
 def _give_up(granted: asyncio.Future[_Grant]) -> None:

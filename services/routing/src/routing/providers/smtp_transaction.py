@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from enum import StrEnum
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -10,7 +11,6 @@ from routing.domain import AttemptResult, Outcome
 from routing.providers.smtp_replies import RawReply, as_reply, codes
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable
 
     from routing.providers.smtp_mail import Mail
@@ -33,32 +33,31 @@ class Transaction:
     """One mail on its way over one connection.
 
     `done` ends in its Outcome; in None when the connection was lost before its turn came: nothing of it was answered.
-    `begun`: its envelope was written behind the mail before, whose reply is still due. `leading`: its replies are due.
-    `kept`: the connection may carry another mail. `handed_on`: it went on with the next mail by itself. `stale`: a kept
-    connection had been given up by the server before any command was answered; nothing was accepted.
+    `begun`: its envelope is written, perhaps behind the mail before. `leading`: its turn has come. `kept`: the
+    connection may carry another mail. `handed_on`: it went on with the next mail by itself. `stale`: a kept connection
+    had been given up by the server before any command was answered; nothing was accepted.
     """
 
     __slots__ = (
-        "at_final_dot", "begun", "deadline", "done", "failure", "handed_on", "kept", "leading", "mail", "stage",
+        "at_final_dot", "deadline", "done", "failure", "handed_on", "kept", "leading", "mail", "stage",
         "stale", "steps",
     )  # fmt: skip
 
-    def __init__(
-        self,
-        mail: Mail,
-        deadline: float | None,
-        at_final_dot: Callable[[], None] | None,
-        done: asyncio.Future[Outcome | None],
-    ) -> None:
+    def __init__(self, mail: Mail, deadline: float | None, at_final_dot: Callable[[], None] | None) -> None:
         self.mail = mail
         self.deadline = deadline
         self.at_final_dot = at_final_dot
-        self.done = done
+        self.done: asyncio.Future[Outcome | None] = asyncio.get_running_loop().create_future()
         self.steps: list[tuple[Step, bytes]] = []
         self.stage = 0
         self.failure: tuple[Step, RawReply] | None = None
-        self.begun = self.leading = self.handed_on = self.stale = False
+        self.leading = self.handed_on = self.stale = False
         self.kept = True
+
+    @property
+    def begun(self) -> bool:
+        """True as soon as its envelope is written."""
+        return bool(self.steps)
 
     @property
     def step(self) -> Step:
