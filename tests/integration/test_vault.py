@@ -18,6 +18,7 @@ import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from fastapi import FastAPI
+from in_process import asking
 from msgspec.structs import replace
 
 from common.contracts.vault import DiscloseCall, DiscloseItem, OpenCall, OpenItem, SealAnswer, SealCall, SealItem
@@ -106,9 +107,7 @@ class Callers:
         self._http = httpx.AsyncClient(transport=transport, base_url="http://vault")
 
     def client(self, principal: str) -> VaultClient:
-        client = VaultClient("http://vault", TokenIssuer(principal, KEYS[principal]))
-        client._http = self._http
-        return client
+        return VaultClient("http://vault", TokenIssuer(principal, KEYS[principal]), ask=asking(self._http))
 
     async def seal(self, *items):
         return await self.client("ingestion").seal(SealCall(purpose="intake", items=list(items)))

@@ -15,6 +15,7 @@ import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from in_process import asking
 
 from common.contracts.vault import DiscloseCall, DiscloseItem, OpenCall, OpenItem, SealCall, SealItem
 from common.events.envelope import decode
@@ -99,9 +100,7 @@ class Vault:
         self._http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://vault")
 
     def client(self, principal):
-        client = VaultClient("http://vault", TokenIssuer(principal, KEYS[principal]))
-        client._http = self._http
-        return client
+        return VaultClient("http://vault", TokenIssuer(principal, KEYS[principal]), ask=asking(self._http))
 
     async def seal(self, *items):
         return await self.client("ingestion").seal(SealCall("intake", list(items)))

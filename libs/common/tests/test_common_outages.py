@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import asyncpg
 import pytest
 from aiokafka.errors import KafkaConnectionError
-from httpx import ConnectError
 
 from common.events import MessageAdmitted
 from common.http.health import consumer_check
+from common.http.vault import VaultUnavailableError
 from common.kafka.consumer import FETCH_WAIT_MS, RETRYABLE, Subscription
 from common.kafka.publisher import PublishError
 
@@ -20,7 +20,7 @@ from common.kafka.publisher import PublishError
         TimeoutError,
         KafkaConnectionError,
         PublishError,
-        ConnectError,
+        VaultUnavailableError,
         asyncpg.AdminShutdownError,
         asyncpg.CannotConnectNowError,
         asyncpg.ConnectionDoesNotExistError,

@@ -137,6 +137,8 @@ def described_app(api: Api, lifespan: Lifespan[FastAPI] | None = None) -> FastAP
         lifespan=lifespan,
         generate_unique_id_function=_operation_id,
         redoc_url=None,
+        # `common.telemetry` follows messages; the framework's own would look for its providers at each request.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
     )
 
     def document() -> dict[str, Any]:

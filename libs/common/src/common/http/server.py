@@ -36,6 +36,7 @@ def serve(service: str, create_app: Callable[[], FastAPI], host: str, port: int)
         access_log=False,
         log_config=None,
         server_header=False,
+        proxy_headers=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
     )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import urlencode
 
-import httpx
+import aiohttp
 import msgspec
-from httpx_aiohttp import HttpxAiohttpClient
 
 from common.contracts.vault import (
     DiscloseAnswer,
@@ -35,10 +36,16 @@ if TYPE_CHECKING:
     from common.telemetry.tracing import Tracer
 
 AUDIENCE = "vault"
-_TIMEOUT = httpx.Timeout(10.0, connect=2.0)
-_LIMITS = httpx.Limits(max_connections=8, max_keepalive_connections=8, keepalive_expiry=30.0)
+CONNECTIONS_MAX = 8
+KEEP_ALIVE_SECONDS = 30.0
+CONNECT_SECONDS = 2.0
+SILENCE_SECONDS = 10.0
+_LONG_SILENCE_SECONDS = 60.0
+_OK = 200
 _FORBIDDEN = (401, 403)
 
+Ask = Callable[[str, str, Mapping[str, str], bytes | None, float], Awaitable[tuple[int, bytes]]]
+"""Sends method, address, headers and body; returns status and body, unless the server is silent for so many seconds."""
 T = TypeVar("T", bound=msgspec.Struct)
 
 
@@ -50,20 +57,55 @@ class VaultRefusedError(Exception):
     """The vault does not accept this caller or purpose: a deployment fault, not one of a message."""
 
 
+class Connections:
+    """Connections to one server that are kept, at most eight; opened when they are needed."""
+
+    def __init__(self) -> None:
+        self._session: aiohttp.ClientSession | None = None
+
+    async def ask(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, silence_seconds: float
+    ) -> tuple[int, bytes]:
+        """Return status and body, or raise aiohttp.ClientError or TimeoutError."""
+        if self._session is None:
+            connector = aiohttp.TCPConnector(limit=CONNECTIONS_MAX, keepalive_timeout=KEEP_ALIVE_SECONDS)
+            self._session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
+        timeout = aiohttp.ClientTimeout(
+            connect=SILENCE_SECONDS, sock_connect=CONNECT_SECONDS, sock_read=silence_seconds
+        )
+        async with self._session.request(
+            method, url, headers=headers, data=body, timeout=timeout, allow_redirects=False
+        ) as response:
+            return response.status, await response.read()
+
+    async def close(self) -> None:
+        """Close them."""
+        if self._session is not None:
+            await self._session.close()
+
+
 class VaultClient:
     """Seal, open and disclose in batches over kept connections."""
 
     def __init__(
-        self, url: str, issuer: TokenIssuer, *, tracer: Tracer = OFF, measures: Measures | None = None
+        self,
+        url: str,
+        issuer: TokenIssuer,
+        *,
+        tracer: Tracer = OFF,
+        measures: Measures | None = None,
+        ask: Ask | None = None,
     ) -> None:
+        self._url = url.rstrip("/")
         self._issuer = issuer
         self._tracer = tracer
         self._durations = (measures or Measures()).durations(HTTP_CLIENT_DURATION)
-        self._http = HttpxAiohttpClient(base_url=url, timeout=_TIMEOUT, limits=_LIMITS, trust_env=False)
+        self._connections = Connections()
+        self._ask = ask or self._connections.ask
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._http.aclose()
+        await self._connections.close()
 
     async def seal(self, call: SealCall) -> Sequence[SealAnswer]:
         """Find or create recipients and wrap message keys."""
@@ -80,41 +122,36 @@ class VaultClient:
     async def unsettled(self, since: datetime) -> Sequence[Unsettled]:
         """Return what was disclosed to this caller since then for messages that are not known to be handed over."""
         path = "/v1/disclosures/unsettled"
+        url = f"{self._url}{path}?{urlencode({'since': since.isoformat()})}"
         try:
-            response = await self._http.get(
-                path, params={"since": since.isoformat()}, headers=self._issuer.headers(AUDIENCE), timeout=60.0
-            )
-        except httpx.TransportError as error:
+            answer = await self._ask("GET", url, self._issuer.headers(AUDIENCE), None, _LONG_SILENCE_SECONDS)
+        except (aiohttp.ClientError, TimeoutError) as error:
             raise VaultUnavailableError(f"{path}: {type(error).__name__}") from error
-        return msgspec.json.decode(_content(path, response), type=UnsettledAnswers).items
+        return msgspec.json.decode(_content(path, answer), type=UnsettledAnswers).items
 
     async def _post(self, path: str, call: msgspec.Struct, answers: type[T]) -> T:
         headers = {"content-type": "application/json", **self._issuer.headers(AUDIENCE)}
         spans = self._tracer.call(f"POST {path}", {"http.request.method": "POST", "url.path": path})
         if spans:
             headers[CONTEXTS_HEADER] = contexts_header(spans)
+        body = msgspec.json.encode(call)
         started, status = time.monotonic(), "cancelled"
         try:
-            response = await self._http.post(path, content=msgspec.json.encode(call), headers=headers)
-            status = str(response.status_code)
-        except httpx.TransportError as error:
+            answer = await self._ask("POST", self._url + path, headers, body, SILENCE_SECONDS)
+            status = str(answer[0])
+        except (aiohttp.ClientError, TimeoutError) as error:
             status = type(error).__name__
             raise VaultUnavailableError(f"{path}: {type(error).__name__}") from error
         finally:
             self._durations.record(time.monotonic() - started, "POST", path, status)
             end_all(spans, None if status == "200" else status)
-        return msgspec.json.decode(_content(path, response), type=answers)
+        return msgspec.json.decode(_content(path, answer), type=answers)
 
 
-def _content(path: str, response: httpx.Response) -> bytes:
-    """Return the body of an answer that is one.
-
-    httpx's stream and its response refer to each other: together they would keep both bodies, megabytes, until the
-    collector of cycles comes, which counts objects and not bytes.
-    """
-    del response.stream
-    if response.status_code in _FORBIDDEN:
-        raise VaultRefusedError(f"{path}: {response.status_code}; check the identity keys of this deployment")
-    if response.status_code != httpx.codes.OK:
-        raise VaultUnavailableError(f"{path}: status {response.status_code}")
-    return response.content
+def _content(path: str, answer: tuple[int, bytes]) -> bytes:
+    status, content = answer
+    if status in _FORBIDDEN:
+        raise VaultRefusedError(f"{path}: {status}; check the identity keys of this deployment")
+    if status != _OK:
+        raise VaultUnavailableError(f"{path}: status {status}")
+    return content

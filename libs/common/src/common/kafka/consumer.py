@@ -21,7 +21,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
 
 import asyncpg
-import httpx
 from aiokafka import ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import KafkaError
 from faststream import AckPolicy
@@ -75,7 +74,6 @@ RETRYABLE = (
     KafkaError,
     OSError,
     TimeoutError,
-    httpx.TransportError,
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,  # the server said goodbye while a statement was on its way to it
