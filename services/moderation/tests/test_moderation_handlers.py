@@ -15,7 +15,7 @@ from common.telemetry.measuring import Counts
 from common.testing.admitted import admitted_messages, new_door_keys
 from common.testing.fakes import FakePublisher, FakeVault
 from moderation.features import HEADS
-from moderation.handlers import YIELD_MESSAGES, on_message_admitted
+from moderation.handlers import CAPPED_MESSAGES, YIELD_MESSAGES, on_message_admitted
 from moderation.models.bank import Scores
 from moderation.policy.reading import parse_policy
 from moderation.recent import RecentMessages
@@ -122,7 +122,7 @@ async def test_while_slower_models_read_the_next_messages_are_looked_at():
 
 
 async def test_what_a_cap_has_left_is_known_of_the_next_messages():
-    texts = ["please read the spam of our team"] * 2 * YIELD_MESSAGES
+    texts = ["please read the spam of our team"] * 2 * CAPPED_MESSAGES
     screener = Screener(parse_policy((POLICY + CAP).encode(), "re2"), SlowScorer(seconds=0))
     actions = await actions_of(texts, screener)
-    assert (actions.count("block"), actions.count("hold")) == (YIELD_MESSAGES, YIELD_MESSAGES)
+    assert (actions.count("block"), actions.count("hold")) == (CAPPED_MESSAGES, CAPPED_MESSAGES)

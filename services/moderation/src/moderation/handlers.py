@@ -54,8 +54,10 @@ if TYPE_CHECKING:
     from moderation.screening import Screener, Screening
     from moderation.watching import Watch
 
-YIELD_MESSAGES = 25
-YIELD_BYTES = 256 * 1024
+YIELD_MESSAGES = 64
+YIELD_BYTES = 64 * 1024
+CAPPED_MESSAGES = 25
+"""How many messages of a policy with caps know as little as the first of them of what a cap has left."""
 SLOW_MODELS_SECONDS_MAX = 0.5
 """How long the messages of one batch wait for slower models; what comes after that is judged without them."""
 _EVENT_ID_CHARACTERS_MAX = 100
@@ -267,9 +269,10 @@ class _Judging:
 
     async def judge(self, opened: Sequence[_Opened]) -> None:
         waiting: _Begun | None = None
-        for slice_ in _slices(opened):
-            if waiting is not None and self.watch is not None and self.watch.has_caps:
-                await self._end(waiting)  # what a cap has left is known of the next message
+        has_caps = self.watch is not None and self.watch.has_caps
+        for slice_ in _slices(opened, CAPPED_MESSAGES if has_caps else YIELD_MESSAGES):
+            if waiting is not None and has_caps:
+                await self._end(waiting)
                 waiting = None
             cases, screening = await self._begin(slice_)
             if waiting is not None:
@@ -344,14 +347,14 @@ def _cases(readable: Sequence[_Opened], moment: datetime, watch: Watch | None) -
     ]
 
 
-def _slices(opened: Sequence[_Opened]) -> Iterator[list[_Opened]]:
+def _slices(opened: Sequence[_Opened], messages_max: int) -> Iterator[list[_Opened]]:
     """Yield what is screened between two turns of the loop."""
     slice_: list[_Opened] = []
     size = 0
     for item in opened:
         slice_.append(item)
         size += len(item.content or b"")
-        if len(slice_) >= YIELD_MESSAGES or size > YIELD_BYTES:
+        if len(slice_) >= messages_max or size > YIELD_BYTES:
             yield slice_
             slice_, size = [], 0
     if slice_:
