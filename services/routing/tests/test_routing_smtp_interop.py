@@ -7,6 +7,7 @@ import shutil
 import socket
 import ssl
 import subprocess
+import tempfile
 import time
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -22,9 +23,17 @@ CONTENT = b"From: a@example.org\r\nTo: b@example.net\r\nSubject: x\r\n\r\n.dot\r
 ACCEPTED, DOUBT = AttemptResult.ACCEPTED, AttemptResult.DOUBT
 SMTP_SINK = shutil.which("smtp-sink", path="/usr/sbin:/usr/bin:/usr/local/sbin")
 EXIM = shutil.which("exim4", path="/usr/sbin:/usr/bin:/usr/local/sbin")
+POSTFIX = shutil.which("postfix", path="/usr/sbin:/usr/bin:/usr/local/sbin")
 NODE = shutil.which("node")
 NODE_PLACES = [Path.cwd() / "node_modules", *map(Path, filter(None, os.environ.get("NODE_PATH", "").split(":")))]
 NODE_MODULES = next((place for place in NODE_PLACES if (place / "smtp-server").exists()), None)
+HARAKA = shutil.which("haraka") or next(
+    (str(place / ".bin" / "haraka") for place in NODE_PLACES if (place / "Haraka").exists()), None
+)
+
+
+def _is_root():
+    return os.geteuid() == 0
 
 
 async def send(pool, rcpt_to="b@example.net", content=CONTENT):
@@ -141,10 +150,6 @@ def smtp_sink(*options):
         yield port
 
 
-def _is_root():
-    return os.geteuid() == 0
-
-
 needs_smtp_sink = pytest.mark.skipif(SMTP_SINK is None, reason="needs smtp-sink: apt-get install postfix")
 
 
@@ -239,8 +244,107 @@ rcpt:
         async with pool_to(f"smtp://127.0.0.1:{port}") as pool:
             outcomes = [await send(pool) for _ in range(5)]
             refused = await send(pool, "refuse@example.net")
+        await many_at_once(port)
     assert [outcome.result for outcome in outcomes] == [ACCEPTED] * 5
     assert refused.result is AttemptResult.REFUSED
+
+
+async def many_at_once(port):
+    """Mails wait for two connections, so that most are begun behind another; a third of them has a bad recipient."""
+    async with pool_to(f"smtp://127.0.0.1:{port}?connections=2") as pool:
+        outcomes = await asyncio.gather(
+            *(send(pool, "b@example.net" if number % 3 else "refuse@example.net") for number in range(60))
+        )
+        assert pool.health().failures == 0
+    wanted = [ACCEPTED if number % 3 else AttemptResult.REFUSED for number in range(60)]
+    assert [outcome.result for outcome in outcomes] == wanted
+
+
+POSTFIX_SERVICES = """
+cleanup unix n - n - 0 cleanup
+qmgr unix n - n 300 1 qmgr
+rewrite unix - - n - - trivial-rewrite
+bounce unix - - n - 0 bounce
+defer unix - - n - 0 bounce
+trace unix - - n - 0 bounce
+discard unix - - n - - discard
+error unix - - n - - error
+proxymap unix - - n - - proxymap
+anvil unix - - n - 1 anvil
+"""
+STRICT = "smtpd_data_restrictions = reject_unauth_pipelining\nsmtpd_forbid_unauth_pipelining = yes\n"
+
+
+@contextmanager
+def readable_folder():
+    """A folder that a server's own user may enter, unlike pytest's."""
+    folder = Path(tempfile.mkdtemp(prefix="waystation-smtp-"))
+    try:
+        folder.chmod(0o755)
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+@contextmanager
+def postfix(port, more):
+    with readable_folder() as folder:
+        for name in ("queue", "data"):
+            (folder / name).mkdir()
+        shutil.chown(folder / "data", "postfix")
+        (folder / "main.cf").write_text(
+            f"""compatibility_level = 3.6
+queue_directory = {folder}/queue
+data_directory = {folder}/data
+mail_owner = postfix
+setgid_group = postdrop
+myhostname = postfix.invalid
+mydestination =
+inet_interfaces = 127.0.0.1
+inet_protocols = ipv4
+mynetworks = 127.0.0.0/8
+default_transport = discard
+smtpd_recipient_restrictions = check_recipient_access inline:{{{{refuse@example.net = REJECT}}}}, permit_mynetworks, reject
+{more}"""
+        )
+        (folder / "master.cf").write_text(f"127.0.0.1:{port} inet n - n - - smtpd{POSTFIX_SERVICES}")
+        subprocess.run([POSTFIX, "-c", str(folder), "start"], check=True, capture_output=True, timeout=60)
+        try:
+            yield
+        finally:
+            subprocess.run([POSTFIX, "-c", str(folder), "stop"], check=True, capture_output=True, timeout=60)
+
+
+@pytest.mark.skipif(POSTFIX is None or not _is_root(), reason="needs root and Postfix: apt-get install postfix")
+@pytest.mark.parametrize("more", ["", STRICT], ids=["as it comes", "strict with commands in groups"])
+async def test_postfix_takes_mails_begun_behind_one_another(more):
+    port = free_port()
+    with postfix(port, more):
+        await many_at_once(port)
+
+
+@contextmanager
+def haraka(port):
+    refuse = "exports.hook_rcpt = (next, connection, params) => next(params[0].user === 'refuse' ? DENY : OK)\n"
+    with readable_folder() as folder:
+        subprocess.run([HARAKA, "-i", str(folder)], check=True, capture_output=True, timeout=60)
+        for name, text in {
+            "config/smtp.ini": f"listen=127.0.0.1:{port}\nnodes=0\n",
+            "config/plugins": "refuse\nqueue/discard\n",
+            "config/log.ini": "[main]\nlevel=error\n",
+            "plugins/refuse.js": refuse,
+        }.items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_text(text)
+        with running([HARAKA, "-c", str(folder)], port, env={**os.environ, "YES_REALLY_DO_DISCARD": "1"}):
+            yield
+
+
+@pytest.mark.skipif(HARAKA is None, reason="needs Haraka: npm install Haraka, here, on NODE_PATH or on the PATH")
+async def test_haraka_which_takes_nothing_behind_a_final_dot_takes_every_mail():
+    port = free_port()
+    with haraka(port):
+        await many_at_once(port)
 
 
 def _give_to_exim(path):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import pytest
 
 from routing.domain import AttemptResult
+from routing.providers import smtp
 from routing.providers.smtp import SmtpPool, SmtpSettings, parse_smtp_url
 
 ACCEPTED, REFUSED, LATER = AttemptResult.ACCEPTED, AttemptResult.REFUSED, AttemptResult.LATER
@@ -493,6 +494,60 @@ async def test_a_mail_refused_at_its_envelope_leaves_those_around_it_accepted():
         outcomes = await asyncio.gather(*sent_at_once(pool, *numbered(3)))
     assert [outcome.result for outcome in outcomes] == [ACCEPTED, REFUSED, ACCEPTED]
     assert (server.connections, server.contents) == (1, [numbered(3)[0], numbered(3)[2]])
+
+
+SEQUENCE = b"503 bad sequence of commands\r\n"
+OFFENCES = {
+    "503 to each command, as Haraka answers": {
+        "MAIL": [DEFAULTS["MAIL"], SEQUENCE, DEFAULTS["MAIL"]],
+        "RCPT": [DEFAULTS["RCPT"], SEQUENCE, DEFAULTS["RCPT"]],
+        "DATA": [DEFAULTS["DATA"], SEQUENCE, DEFAULTS["DATA"]],
+    },
+    "503 to DATA, as Postfix answers": {"DATA": [DEFAULTS["DATA"], SEQUENCE, DEFAULTS["DATA"]]},
+    "any refusal of MAIL, content taken": {
+        "MAIL": [DEFAULTS["MAIL"], b"554 5.5.0 synchronisation\r\n", DEFAULTS["MAIL"]]
+    },
+}
+
+
+@pytest.mark.parametrize("script", OFFENCES.values(), ids=OFFENCES.keys())
+async def test_a_mail_refused_for_where_it_stands_is_carried_again_and_none_stands_there_for_a_while(script):
+    async with Observing(script, {}) as server, pool_to(server.port, connections=1) as pool:
+        outcomes = await asyncio.gather(*sent_at_once(pool, *numbered(6)))
+        assert [outcome.result for outcome in outcomes] == [ACCEPTED] * 6
+        assert pool.health().connections_open == pool.health().connections_idle == 1
+    assert server.behind_dots == [["MAIL", "RCPT", "DATA"], [], [], [], [], []]
+    assert sorted(server.contents) == numbered(6)
+
+
+async def test_a_mail_that_finds_no_answer_where_it_stands_is_carried_again_over_another_connection():
+    silent = {
+        "MAIL": [DEFAULTS["MAIL"], SILENCE],
+        "RCPT": [DEFAULTS["RCPT"], SILENCE],
+        "DATA": [DEFAULTS["DATA"], SILENCE],
+    }
+    async with (
+        Observing(silent, {}) as server,
+        pool_to(server.port, connections=1, command_timeout_seconds=0.2) as pool,
+    ):
+        outcomes = await asyncio.gather(*sent_at_once(pool, *numbered(4)))
+        assert [outcome.result for outcome in outcomes] == [ACCEPTED] * 4
+    assert server.behind_dots == [["MAIL", "RCPT", "DATA"], [], [], []]
+    assert sorted(server.contents) == numbered(4)
+
+
+async def test_a_sender_refused_behind_another_mail_is_refused_alone_too(monkeypatch):
+    monkeypatch.setattr(smtp, "ALONE_SECONDS", 0.0)
+    no = b"550 5.1.0 not yours\r\n"
+    script = {"MAIL": [DEFAULTS["MAIL"], no, DEFAULTS["MAIL"], no, DEFAULTS["MAIL"]]}
+    async with Observing(script) as server, pool_to(server.port, connections=1) as pool:
+        sends = sent_at_once(pool, *numbered(3))
+        outcomes = await asyncio.gather(*sends)
+        assert [outcome.result for outcome in outcomes] == [ACCEPTED, REFUSED, ACCEPTED]
+        assert outcomes[1].reason == "refused at MAIL: 550 5.1.0"
+        more = await asyncio.gather(*sent_at_once(pool, *numbered(2)))
+        assert [outcome.result for outcome in more] == [ACCEPTED] * 2
+    assert server.behind_dots[-2:] == [["MAIL", "RCPT", "DATA"], []], "after a while mails stand there again"
 
 
 async def test_one_reply_too_many_is_never_taken_for_an_acceptance():

@@ -21,6 +21,8 @@ over 64 KiB is written and drained before its dot, smaller content goes out toge
 | 4xx to the final dot                                                                   | later     | kept       |
 | 5xx to the final dot                                                                   | refused   | kept       |
 | begun behind another mail, and the connection ends with that one                       | carried again, as from the start | - |
+| begun behind another mail, and refused at MAIL or anywhere with 503                    | carried again, alone; for an hour no mail is begun behind another | kept |
+| begun behind another mail, and its first command not answered in time                  | the same  | closed     |
 | 3xx or garbage to the final dot; lost or timed out after it was written                | doubt     | closed     |
 
 Where a refusal was already heard, losing the connection does not change it. `Outcome.reason` holds stage and codes
@@ -47,6 +49,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Security", "SmtpHealth", "SmtpPool", "SmtpSettings", "parse_smtp_url"]
 
+ALONE_SECONDS = 3600.0
+"""For how long no mail is begun behind another after the server seemed to mind."""
 _POOL_CLOSED = Outcome(AttemptResult.UNREACHED, "pool closed")
 
 _Grant: TypeAlias = SmtpConnection | Outcome | None
@@ -89,6 +93,7 @@ class SmtpPool:
         self._waiting: deque[_Waiting] = deque()
         self._known: set[SmtpConnection] = set()
         self._slots = 0
+        self._alone_until = 0.0
         self._closed = False
         self._failures = 0
         self._last_error: str | None = None
@@ -118,8 +123,9 @@ class SmtpPool:
         if isinstance(mail, Outcome):
             return mail
         outcome: Outcome | None = None
+        alone = False
         while outcome is None:
-            transaction = Transaction(mail, deadline, at_final_dot)
+            transaction = Transaction(mail, deadline, at_final_dot, alone=alone)
             grant = await self._acquire(transaction)
             if isinstance(grant, Outcome):
                 return grant
@@ -127,6 +133,9 @@ class SmtpPool:
             if isinstance(opened, Outcome):
                 return opened
             connection, outcome = opened, await self._carry(opened, transaction)
+            if outcome is None:
+                self._note_unjudged(connection, transaction)
+                alone = True
         if transaction.stale:
             fresh = await self._open(deadline)
             if isinstance(fresh, Outcome):
@@ -215,10 +224,10 @@ class SmtpPool:
         while self._waiting and self._waiting[0].granted.done():
             self._waiting.popleft()
         room = connection.messages + 2 <= self._settings.messages_per_connection_max
-        if not self._waiting or self._closed or not room:
+        if not self._waiting or self._closed or not room or monotonic() < self._alone_until:
             return None
         granted, transaction = self._waiting[0]
-        if transaction.late() or misfit(transaction.mail, connection.extensions) is not None:
+        if transaction.alone or transaction.late() or misfit(transaction.mail, connection.extensions) is not None:
             return None
         self._waiting.popleft()
         granted.set_result(connection)
@@ -260,6 +269,13 @@ class SmtpPool:
         if outcome is not None and not transaction.kept:
             self._note_failure(outcome.reason)
         return outcome
+
+    def _note_unjudged(self, connection: SmtpConnection, transaction: Transaction) -> None:
+        """A mail begun behind another has to be carried again; a server that takes none there gets none for a while."""
+        if transaction.unjudged:
+            self._alone_until = monotonic() + ALONE_SECONDS
+        if transaction.leading:
+            self._release(connection, transaction)
 
     def _withdraw(self, connection: SmtpConnection, transaction: Transaction) -> None:
         """Its sender has left: nothing more of the mail is written, and the connection serves whom it can."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from routing.providers.smtp_settings import SmtpSettings
 
+BAD_SEQUENCE = 503
 LARGE_CONTENT_OCTETS = 64 * 1024
 QUIT_SECONDS = 2.0
 
@@ -199,7 +200,10 @@ class SmtpConnection(asyncio.Protocol):
             return
         awaits_content = step is Step.DATA and raw[0] // 100 == 3
         self._reset_first = True
-        self._end(negative(*failure), reusable=not awaits_content)
+        refused_at, reply = failure
+        transaction.unjudged = transaction.behind and (refused_at is Step.MAIL or reply[0] == BAD_SEQUENCE)
+        outcome = None if transaction.unjudged else negative(*failure)
+        self._end(outcome, reusable=not awaits_content)
 
     # -- content and the point of no return -----------------------------------------------------------------------
 
@@ -232,6 +236,7 @@ class SmtpConnection(asyncio.Protocol):
         self._expect_within(self._settings.final_reply_timeout_seconds)
         if self.extensions.pipelining and (following := self._next_mail(self)) is not None:
             self._following = following
+            following.behind = True
             block = b"".join([block, *self._envelope(following)])
         self.transport.write(block)
 
@@ -265,7 +270,7 @@ class SmtpConnection(asyncio.Protocol):
 
     # -- ends -----------------------------------------------------------------------------------------------------
 
-    def _end(self, outcome: Outcome, *, reusable: bool) -> None:
+    def _end(self, outcome: Outcome | None, *, reusable: bool) -> None:
         transaction, self._transaction = self._transaction, None
         assert transaction is not None, "what ends was under way"
         transaction.kept = reusable
@@ -381,6 +386,9 @@ class SmtpConnection(asyncio.Protocol):
         elif self.idle:
             self._on_idle_lost(self)
             self.quit()
+        elif self._transaction is not None and self._transaction.behind and self._transaction.stage == 0:
+            self._transaction.unjudged = True
+            self._end(None, reusable=False)
         elif self.usable:
             self._lose("no reply in time")
         else:

@@ -32,26 +32,36 @@ class Step(StrEnum):
 class Transaction:
     """One mail on its way over one connection.
 
-    `done` ends in its Outcome; in None when the connection was lost before its turn came: nothing of it was answered.
-    `begun`: its envelope is written, perhaps behind the mail before. `leading`: its turn has come. `kept`: the
-    connection may carry another mail. `handed_on`: it went on with the next mail by itself. `stale`: a kept connection
-    had been given up by the server before any command was answered; nothing was accepted.
+    `done` ends in its Outcome; in None where it has to be carried again, `alone`: the connection was lost before its
+    turn came, or it is `unjudged`: refused or ignored perhaps for where it stood. `begun`: its envelope is written,
+    perhaps `behind` the mail before. `leading`: its turn has come. `kept`: the connection may carry another mail.
+    `handed_on`: it went on with the next mail by itself. `stale`: a kept connection had been given up by the server
+    before any command was answered; nothing was accepted.
     """
 
     __slots__ = (
-        "at_final_dot", "deadline", "done", "failure", "handed_on", "kept", "leading", "mail", "stage",
-        "stale", "steps",
+        "alone", "at_final_dot", "behind", "deadline", "done", "failure", "handed_on", "kept", "leading", "mail",
+        "stage", "stale", "steps", "unjudged",
     )  # fmt: skip
 
-    def __init__(self, mail: Mail, deadline: float | None, at_final_dot: Callable[[], None] | None) -> None:
+    def __init__(
+        self,
+        mail: Mail,
+        deadline: float | None,
+        at_final_dot: Callable[[], None] | None,
+        *,
+        alone: bool = False,
+    ) -> None:
+        """Take a mail; one that goes `alone` is not begun behind another."""
         self.mail = mail
+        self.alone = alone
         self.deadline = deadline
         self.at_final_dot = at_final_dot
         self.done: asyncio.Future[Outcome | None] = asyncio.get_running_loop().create_future()
         self.steps: list[tuple[Step, bytes]] = []
         self.stage = 0
         self.failure: tuple[Step, RawReply] | None = None
-        self.leading = self.handed_on = self.stale = False
+        self.behind = self.leading = self.handed_on = self.stale = self.unjudged = False
         self.kept = True
 
     @property
