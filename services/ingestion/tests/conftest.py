@@ -97,7 +97,7 @@ class Harness:
     app: FastAPI
     admission: Admission
     client: httpx.AsyncClient
-    coalescer: Coalescer
+    lanes: list[Coalescer]
     operator: dict[str, str]
     instructions: TrustedKeys
     account: dict[str, Any] = field(default_factory=dict)
@@ -190,10 +190,11 @@ async def make_harness(pool, limits=None, cycle_seconds=0.005) -> Harness:
         row_seal=RowSeal(bytes(64)),
         now=now,
     )
-    coalescer = Coalescer(admission.admit, cycle_seconds=cycle_seconds)
-    coalescer.start()
+    lanes = [Coalescer(admission.admit, cycle_seconds=cycle_seconds) for _ in range(2)]
+    for lane in lanes:
+        lane.start()
     app = described()
-    app.include_router(public_routes(Door(pool, coalescer, congestion, Bodies(), RULES, verifier)))
+    app.include_router(public_routes(Door(pool, *lanes, congestion, Bodies(), RULES, verifier)))
     app.include_router(operator_routes(pool, RULES, verifier, vault))
     client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://door")
     return Harness(
@@ -204,7 +205,7 @@ async def make_harness(pool, limits=None, cycle_seconds=0.005) -> Harness:
         app,
         admission,
         client,
-        coalescer,
+        lanes,
         TokenIssuer("operator", operator_key).headers("ingestion"),
         TrustedKeys("instruction", [signing_key.public_key()]),
         {"other": TokenIssuer("moderation", other_key).headers("ingestion")},
@@ -218,7 +219,8 @@ async def opened(pool, limits=None) -> Harness:
 
 
 async def closed(harness: Harness) -> None:
-    await harness.coalescer.stop()
+    for lane in harness.lanes:
+        await lane.stop()
     await harness.client.aclose()
 
 

@@ -455,6 +455,25 @@ async def test_a_congested_road_stops_batches_before_singles(door, item):
     problem_of(await door.send(item()), 503)
 
 
+async def test_a_single_message_does_not_wait_behind_bulk_that_fills_the_door(door, item, monkeypatch):
+    seal, may_go = door.vault.seal, asyncio.Event()
+
+    async def held_where_there_are_many(call):
+        if len(call.items) > 1:
+            await may_go.wait()
+        return await seal(call)
+
+    monkeypatch.setattr(door.vault, "seal", held_where_there_are_many)
+    bulk = [asyncio.create_task(door.send_batch([item() for _ in range(300)])) for _ in range(6)]
+    while door.lanes[1].waiting < 600:  # three batches are at work, what is left waits
+        await asyncio.sleep(0.01)
+    async with asyncio.timeout(5):
+        assert (await door.send(item())).status_code == 202
+    assert not any(task.done() for task in bulk)
+    may_go.set()
+    assert {answer["status"] for task in bulk for answer in (await task).json()["items"]} == {202}
+
+
 async def test_an_account_beyond_its_rate_is_told_when_to_come_back(slow_door, item):
     answers = (await slow_door.send_batch([item() for _ in range(8)])).json()["items"]
     assert [answer["status"] for answer in answers] == [202] * 5 + [429] * 3

@@ -158,15 +158,28 @@ class RulesVersion(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Door:
-    """What the public routes work with."""
+    """What the public routes work with.
+
+    Single messages have batches of their own: while bulk fills the door they do not wait behind it.
+    """
 
     pool: Pool
-    coalescer: Coalescer[Submission, Outcome]
+    singles: Coalescer[Submission, Outcome]
+    bulk: Coalescer[Submission, Outcome]
     congestion: CongestionSampler
     bodies: Bodies
     rules: RulesInForce
     operators: TokenVerifier
     tracer: Tracer = OFF
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether as much waits as may."""
+        lanes = self.singles, self.bulk
+        return (
+            sum(lane.waiting for lane in lanes) > WAITING_ITEMS_MAX
+            or sum(lane.waiting_bytes for lane in lanes) > WAITING_BYTES_MAX
+        )
 
 
 def public_routes(door: Door) -> APIRouter:
@@ -191,7 +204,7 @@ def public_routes(door: Door) -> APIRouter:
         key_digest, body = await _received(door, request, single=True)
         parsed = parse_single(body, request.headers.get(IDEMPOTENCY_KEY))
         submission = Submission(key_digest, parsed, _traceparent(request.headers))
-        (outcome,) = await _admit(door, [submission], len(body))
+        (outcome,) = await _admit(door, door.singles, [submission], len(body))
         if isinstance(outcome, Problem):
             return refused(outcome)
         return Response(orjson.dumps(admitted_document(outcome)), 202, media_type="application/json")
@@ -213,12 +226,12 @@ def public_routes(door: Door) -> APIRouter:
         try:
             parsed = parse_batch(body)
         except Problem as whole:
-            (outcome,) = await _admit(door, [Submission(key_digest, whole)], len(body))
+            (outcome,) = await _admit(door, door.bulk, [Submission(key_digest, whole)], len(body))
             assert isinstance(outcome, Problem)
             return refused(outcome)
         traceparent = _traceparent(request.headers)
         submissions = [Submission(key_digest, item, traceparent) for item in parsed]
-        outcomes = await _admit(door, submissions, len(body))
+        outcomes = await _admit(door, door.bulk, submissions, len(body))
         first = outcomes[0]
         if isinstance(first, Problem) and first.status == 401:
             return refused(first)
@@ -280,33 +293,37 @@ def refused(problem: Problem) -> Response:
 async def _received(door: Door, request: Request, *, single: bool) -> tuple[bytes, bytes]:
     if refusal := door.congestion.refusal(single=single):
         raise refusal
-    if door.coalescer.waiting > WAITING_ITEMS_MAX or door.coalescer.waiting_bytes > WAITING_BYTES_MAX:
+    if door.is_busy:
         raise Problem(503, "door-busy", "too much waits at the door: come back in a second", retry_after_seconds=1)
     door.bodies.check_announced(request)
     key_digest = api_key_digest(request.headers.get("authorization"))
     return key_digest, await door.bodies.read(request)
 
 
-async def _admit(door: Door, submissions: Sequence[Submission], size_bytes: int) -> Sequence[Outcome]:
+async def _admit(
+    door: Door, lane: Coalescer[Submission, Outcome], submissions: Sequence[Submission], size_bytes: int
+) -> Sequence[Outcome]:
     try:
         if door.tracer.on:
-            return await _admit_traced(door, submissions, size_bytes)
-        return await door.coalescer.submit(submissions, size_bytes)
+            return await _admit_traced(door.tracer, lane, submissions, size_bytes)
+        return await lane.submit(submissions, size_bytes)
     except RETRYABLE as error:
         raise unavailable() from error
 
 
-async def _admit_traced(door: Door, submissions: Sequence[Submission], size_bytes: int) -> Sequence[Outcome]:
+async def _admit_traced(
+    tracer: Tracer, lane: Coalescer[Submission, Outcome], submissions: Sequence[Submission], size_bytes: int
+) -> Sequence[Outcome]:
     """Admit messages of which those that are sampled get a span, under which all that follows stands."""
-    named, carry = {"waystation.batch.messages": len(submissions)}, door.tracer.carried
-    spans = [door.tracer.arrive(each.traceparent, "admit message", named) for each in submissions]
+    named, carry = {"waystation.batch.messages": len(submissions)}, tracer.carried
+    spans = [tracer.arrive(each.traceparent, "admit message", named) for each in submissions]
     carried = [
         each if span is None and each.traceparent is None else each._replace(traceparent=carry(each.traceparent, span))
         for each, span in zip(submissions, spans, strict=True)
     ]
     outcomes: Sequence[Outcome] = ()
     try:
-        outcomes = await door.coalescer.submit(carried, size_bytes)
+        outcomes = await lane.submit(carried, size_bytes)
     finally:
         for span, outcome in zip_longest(spans, outcomes):
             if span is not None:

@@ -103,19 +103,23 @@ async def _start(app: FastAPI, settings: Settings, telemetry: Telemetry, stack: 
         tracer=telemetry.tracer,
         measures=telemetry.measures,
     )
-    coalescer = Coalescer(
-        admission.admit,
-        cycle_seconds=settings.cycle_seconds,
-        batches_in_flight_max=settings.batches_in_flight_max,
+    singles, bulk = (
+        Coalescer(
+            admission.admit,
+            cycle_seconds=settings.cycle_seconds,
+            batches_in_flight_max=settings.batches_in_flight_max,
+        )
+        for _ in range(2)
     )
-    coalescer.start()
-    stack.push_async_callback(coalescer.stop)
+    for lane in (singles, bulk):
+        lane.start()
+        stack.push_async_callback(lane.stop)
 
     telemetry.watch_pool(pool)
     telemetry.watch_outbox(relay)
     telemetry.watch_unauthorised(pool)
     checks = {"postgres": postgres_check(pool), **await _start_reading(settings, pool, publisher, telemetry, stack)}
-    door = Door(pool, coalescer, congestion, Bodies(), rules, operators, telemetry.tracer)
+    door = Door(pool, singles, bulk, congestion, Bodies(), rules, operators, telemetry.tracer)
     app.include_router(health_routes(checks))
     include(app, public_routes(door))
     app.include_router(operator_routes(pool, rules, operators, vault))
