@@ -18,11 +18,17 @@ from confluent_kafka.admin import NewTopic
 from common.kafka.topics import dlq_name
 from common.postgres.migrations import migrate
 from waystation.rehearsal import Rehearsal
-from waystation.stack import SERVICES, Stack, checkout_folder, postgres
+from waystation.stack import SERVICES, Stack, checkout_folder, ports, postgres
 from waystation.stack.credentials import ADMIN, SUPERUSER
 
 READ_SECONDS = 10.0
 ROAD_SETTINGS = {"routing": {"ROUTING_RETRY_SECONDS_FIRST": "0.5"}}
+
+if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+    # Each worker's stacks have ports of their own: two that are made at the same moment could choose the same.
+    share = len(ports.CHOICE) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    first = ports.CHOICE[int(worker.removeprefix("gw")) * share]
+    os.environ.setdefault(ports.RANGE_VARIABLE, f"{first}-{first + share - 1}")
 sys.path.append(str(Path(__file__).parent))  # for kafka_numbers: test modules are imported by file, not by folder
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import random
 import socket
 from typing import TYPE_CHECKING
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 AUTO = "auto"
 CHOICE = range(20_000, 32_000)
 """Below the range from which Linux takes ports for outgoing connections, so that none of those gets in between."""
+RANGE_VARIABLE = "WAYSTATION_PORT_RANGE"
+"""Another range, as `20000-25999`: stacks that are made at the same moment may choose the same port of one."""
 
 
 def is_free(port: int) -> bool:
@@ -35,15 +38,33 @@ def is_free(port: int) -> bool:
     return True
 
 
+def choice() -> range:
+    """Return the ports to choose from.
+
+    Raises:
+        CommandError: WAYSTATION_PORT_RANGE is no range of ports.
+    """
+    given = os.environ.get(RANGE_VARIABLE)
+    if not given:
+        return CHOICE
+    first, _, last = given.partition("-")
+    if not (first.isdecimal() and last.isdecimal() and 0 < int(first) <= int(last) < 65_536):
+        raise CommandError(f"{RANGE_VARIABLE}={given!r} is no range of ports", "write it as 20000-25999")
+    return range(int(first), int(last) + 1)
+
+
 def choose(names: Iterable[str], taken: Iterable[int] = ()) -> dict[str, int]:
     """A free port for each name, none of them among `taken`."""
     avoid = set(taken)
     chosen: dict[str, int] = {}
-    candidates = iter(random.sample(CHOICE, len(CHOICE)))
+    among = choice()
+    candidates = iter(random.sample(among, len(among)))
     for name in names:
         port = next((port for port in candidates if port not in avoid and is_free(port)), None)
         if port is None:
-            raise CommandError("no free port between 20000 and 32000", "stop other stacks: waystation down --home DIR")
+            raise CommandError(
+                f"no free port between {among[0]} and {among[-1]}", "stop other stacks: waystation down --home DIR"
+            )
         chosen[name] = port
     return chosen
 
