@@ -70,7 +70,7 @@ async def test_the_whole_topic_is_read_before_the_reader_is_fresh_and_then_follo
     await until(lambda: 3000 in applied)
     assert time.monotonic() - published < 1.0
     await asyncio.sleep(2)
-    await until(lambda: reader.fresh)  # an idle topic stays fresh, but for the moments a busy machine takes
+    assert reader.fresh, "an idle topic stays fresh"
 
 
 async def test_an_empty_topic_is_fresh(reading):
