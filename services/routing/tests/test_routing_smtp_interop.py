@@ -220,35 +220,6 @@ async def test_npm_smtp_server_gets_every_byte():
     assert (refused.result, refused.reply.code) == (AttemptResult.REFUSED, 550)
 
 
-@pytest.mark.skipif(EXIM is None, reason="needs exim4: apt-get install exim4-daemon-light")
-async def test_exim_takes_mail_and_refuses_a_recipient(tmp_path):
-    port = free_port()
-    configuration = tmp_path / "exim.conf"
-    configuration.write_text(
-        f"""
-primary_hostname = exim.invalid
-spool_directory = {tmp_path}/spool
-log_file_path = {tmp_path}/%s.log
-pid_file_path = {tmp_path}/exim.pid
-queue_only = true
-acl_smtp_rcpt = rcpt
-begin acl
-rcpt:
-  deny local_parts = refuse
-       message = 5.1.1 unknown
-  accept
-"""
-    )
-    _give_to_exim(tmp_path)
-    with running([EXIM, "-bdf", "-C", str(configuration), "-oX", f"127.0.0.1.{port}"], port):
-        async with pool_to(f"smtp://127.0.0.1:{port}") as pool:
-            outcomes = [await send(pool) for _ in range(5)]
-            refused = await send(pool, "refuse@example.net")
-        await many_at_once(port)
-    assert [outcome.result for outcome in outcomes] == [ACCEPTED] * 5
-    assert refused.result is AttemptResult.REFUSED
-
-
 async def many_at_once(port):
     """Mails wait for two connections, so that most are begun behind another; a third of them has a bad recipient."""
     async with pool_to(f"smtp://127.0.0.1:{port}?connections=2") as pool:
@@ -284,6 +255,43 @@ def readable_folder():
         yield folder
     finally:
         shutil.rmtree(folder)
+
+
+@contextmanager
+def exim(port):
+    with readable_folder() as folder:
+        configuration = folder / "exim.conf"
+        configuration.write_text(
+            f"""
+primary_hostname = exim.invalid
+spool_directory = {folder}/spool
+log_file_path = {folder}/%s.log
+pid_file_path = {folder}/exim.pid
+queue_only = true
+acl_smtp_rcpt = rcpt
+begin acl
+rcpt:
+  deny local_parts = refuse
+       message = 5.1.1 unknown
+  accept
+"""
+        )
+        if _is_root():
+            shutil.chown(folder, "Debian-exim", "Debian-exim")
+        with running([EXIM, "-bdf", "-C", str(configuration), "-oX", f"127.0.0.1.{port}"], port):
+            yield
+
+
+@pytest.mark.skipif(EXIM is None, reason="needs exim4: apt-get install exim4-daemon-light")
+async def test_exim_takes_mail_and_refuses_a_recipient():
+    port = free_port()
+    with exim(port):
+        async with pool_to(f"smtp://127.0.0.1:{port}") as pool:
+            outcomes = [await send(pool) for _ in range(5)]
+            refused = await send(pool, "refuse@example.net")
+        await many_at_once(port)
+    assert [outcome.result for outcome in outcomes] == [ACCEPTED] * 5
+    assert refused.result is AttemptResult.REFUSED
 
 
 @contextmanager
@@ -345,12 +353,3 @@ async def test_haraka_which_takes_nothing_behind_a_final_dot_takes_every_mail():
     port = free_port()
     with haraka(port):
         await many_at_once(port)
-
-
-def _give_to_exim(path):
-    if _is_root():
-        shutil.chown(path, "Debian-exim", "Debian-exim")
-        for parent in path.parents:
-            if parent == Path("/tmp"):
-                break
-            parent.chmod(0o755)
