@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from http import HTTPStatus
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlencode
 
@@ -41,7 +42,6 @@ KEEP_ALIVE_SECONDS = 30.0
 CONNECT_SECONDS = 2.0
 SILENCE_SECONDS = 10.0
 _LONG_SILENCE_SECONDS = 60.0
-_OK = 200
 _FORBIDDEN = (401, 403)
 
 Ask = Callable[[str, str, Mapping[str, str], bytes | None, float], Awaitable[tuple[int, bytes]]]
@@ -152,6 +152,6 @@ def _content(path: str, answer: tuple[int, bytes]) -> bytes:
     status, content = answer
     if status in _FORBIDDEN:
         raise VaultRefusedError(f"{path}: {status}; check the identity keys of this deployment")
-    if status != _OK:
+    if status != HTTPStatus.OK:
         raise VaultUnavailableError(f"{path}: status {status}")
     return content
