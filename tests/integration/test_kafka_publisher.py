@@ -76,6 +76,17 @@ async def test_publishes_side_by_side_lose_nothing(publisher, fresh_topic, read_
     assert sorted(found(await read_topic(topic))) == list(range(1000))
 
 
+async def test_tasks_that_publish_to_one_partition_all_the_time_wait_for_each_other(publisher, fresh_topic, read_topic):
+    topic = fresh_topic(partitions=1)
+
+    async def one_after_the_other(first):
+        for number in range(first, first + 50):
+            await publisher.publish(numbers(topic, [number]))
+
+    await asyncio.gather(*(one_after_the_other(50 * task) for task in range(8)))
+    assert sorted(found(await read_topic(topic))) == list(range(400))
+
+
 async def test_more_than_a_batch_is_split_and_stays_in_order(publisher, fresh_topic, read_topic):
     topic = fresh_topic(partitions=1)
     records = numbers(topic, range(60), people=3, padding="x" * 40_000)

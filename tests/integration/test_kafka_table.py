@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import statistics
 import time
 
 import pytest
@@ -69,8 +70,28 @@ async def test_the_whole_topic_is_read_before_the_reader_is_fresh_and_then_follo
     await publisher.publish(numbers(topic, [3000]))
     await until(lambda: 3000 in applied)
     assert time.monotonic() - published < 1.0
-    await asyncio.sleep(2)
+    ages = []
+    for _ in range(100):
+        await asyncio.sleep(0.02)
+        ages.append(reader.stale_seconds)
     assert reader.fresh, "an idle topic stays fresh"
+    assert statistics.median(ages) < STALE_SECONDS / 3, "and is confirmed long before it would be stale"
+
+
+async def test_a_topic_that_is_written_all_the_time_is_fresh(publisher, topic, reading):
+    async def write():
+        until = time.monotonic() + 2
+        while time.monotonic() < until:
+            await publisher.publish(numbers(topic, range(2)))
+
+    reader, _, _ = await reading()
+    writing = asyncio.gather(write(), write(), write())
+    ages = []
+    while not writing.done():
+        await asyncio.sleep(0.02)
+        ages.append(reader.stale_seconds)
+    await writing
+    assert statistics.median(ages) < STALE_SECONDS
 
 
 async def test_an_empty_topic_is_fresh(reading):

@@ -89,6 +89,8 @@ class TableReader(Generic[E]):
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             request_timeout_ms=int(_REQUEST_SECONDS * 1000),
+            # A broker answers a connection's requests in turn: the look at the ends waits for the fetch before it.
+            fetch_max_wait_ms=int(_CONFIRM_SECONDS * 1000),
         )
         try:
             async with asyncio.timeout(_REQUEST_SECONDS):
@@ -114,6 +116,8 @@ class TableReader(Generic[E]):
     async def _step(self, consumer: AIOKafkaConsumer, places: list[TopicPartition]) -> None:
         asked_at = time.monotonic()
         ends = await consumer.end_offsets(places)
+        if await self._is_at(ends, consumer):
+            self._confirmed_at = asked_at
         batches = await consumer.getmany(timeout_ms=int(_CONFIRM_SECONDS * 1000))
         events: list[E] = []
         for records in batches.values():
@@ -124,6 +128,9 @@ class TableReader(Generic[E]):
                     log.warning("%s offset %d is ignored: %s", self._event.TOPIC, record.offset, error)
         if events:
             await self._apply(events)
-        behind = [place for place in places if await consumer.position(place) < ends[place]]
-        if not behind:
+        if await self._is_at(ends, consumer):
             self._confirmed_at = asked_at
+
+    @staticmethod
+    async def _is_at(ends: dict[TopicPartition, int], consumer: AIOKafkaConsumer) -> bool:
+        return not [place for place, end in ends.items() if await consumer.position(place) < end]
