@@ -52,6 +52,11 @@ class TestEachEngine:
         assert found(bank, b"a gun, you see") == []
         assert found(bank, b"your gun") == [Hit(0, 0, 8)]
 
+    def test_a_word_is_not_looked_for_in_a_longer_one(self, backend):
+        bank = PatternBank(["\\b(confirme|verifique)\\b"], backend)
+        assert not bank._index.candidates(b"your order is confirmed")
+        assert found(bank, b"confirme, por favor") == [Hit(0, 0, 8)]
+
 
 @settings(max_examples=200, deadline=None)
 @given(
@@ -91,9 +96,9 @@ ATOMS = [
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(st.sampled_from(ATOMS), min_size=1, max_size=5), st.data())
-def test_whatever_white_space_there_is_nothing_that_occurs_is_missed(atoms, data):
-    pattern = f"b{''.join(atoms)}"
+@given(st.lists(st.sampled_from(ATOMS), min_size=1, max_size=5), st.sampled_from(["", "\\b"]), st.data())
+def test_whatever_white_space_there_is_nothing_that_occurs_is_missed(atoms, border, data):
+    pattern = f"b{''.join(atoms)}{border}"
     text = data.draw(
         st.from_regex(re.compile(expand_spaces(pattern), re.ASCII | re.DOTALL), alphabet=st.sampled_from("ab -\n\t"))
     )

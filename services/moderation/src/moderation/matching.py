@@ -197,15 +197,17 @@ def _telling_part(pattern: str) -> str | None:
 
     None when each part may be empty or white space.
     """
-    parts = [(part, re2.compile(part.encode(), _options())) for part in segments(pattern)]
-    telling = [(part, engine) for part, engine in parts if engine.search(b"") is None]
+    parts = (part for part in segments(pattern) if _engine(part.widened).search(b"") is None)
     everyday = _everyday()
-    rarest = min(
-        telling,
-        key=lambda one: (sum(1 for _ in one[1].finditer(everyday)), -one[0].count(" "), -len(one[0])),
+    return min(
+        (part.widened + part.border for part in parts),
+        key=lambda part: (sum(1 for _ in _engine(part).finditer(everyday)), -part.count(" "), -len(part)),
         default=None,
     )
-    return None if rarest is None else rarest[0]
+
+
+def _engine(pattern: str) -> re2._Regexp:
+    return re2.compile(pattern.encode(), _options())
 
 
 @cache
@@ -244,7 +246,7 @@ def remember(pattern: str) -> None:
 
 @lru_cache(_REMEMBERED_PATTERNS)
 def _compiled(pattern: str) -> re2._Regexp:
-    return re2.compile(pattern.encode(), _options())
+    return _engine(pattern)
 
 
 def _compile(index: int, pattern: str) -> re2._Regexp:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import re2
 
@@ -40,13 +40,23 @@ def flat(data: bytes) -> bytes:
     return data
 
 
-def segments(pattern: str) -> tuple[str, ...]:
+class Segment(NamedTuple):
+    """A part of a pattern, widened for flat texts, and the border of a word that it ends at, if it does.
+
+    Without the border `confirme` is looked for in each `confirmed`; one anywhere else costs more than it spares.
+    """
+
+    widened: str
+    border: Literal["", "\\b"]
+
+
+def segments(pattern: str) -> tuple[Segment, ...]:
     """Return patterns that each occur in every text in which the whole one does."""
     found = tuple(_widened(part) for part in _split(pattern) if part)
     return found or (_widened(pattern),)
 
 
-def _widened(pattern: str) -> str:
+def _widened(pattern: str) -> Segment:
     """Return a pattern for flat texts that finds more and misses none: repeats without bounds, no borders of words.
 
     Of what stands for white space side by side only one finds any in a flat text. So a space must be there only where
@@ -55,11 +65,13 @@ def _widened(pattern: str) -> str:
     pattern = pattern.replace(WHITE_SPACE, " ")
     out: list[str] = []
     at, after_character = 0, False
+    border: Literal["", "\\b"] = ""
     groups: list[tuple[bool, bool]] = []  # of each open one: is it after such a character, do its branches end with one
     while (token := _TOKEN.match(pattern, at)) is not None:
         repeat = _REPEAT.match(pattern, token.end())
         assert repeat is not None, "a repeat may be empty"
         at, kind, optional = repeat.end(), token[0], bool(repeat[1] or repeat[2] == "0")
+        border = "\\b" if kind == "\\b" and not repeat[0] else ""
         if kind in {"\\b", "\\B"}:
             continue
         structure = kind.startswith(_STRUCTURE)
@@ -79,7 +91,7 @@ def _widened(pattern: str) -> str:
             after_character = False
         else:
             after_character = not (white or optional)
-    return "".join(out)
+    return Segment("".join(out), border)
 
 
 @cache

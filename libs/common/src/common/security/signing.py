@@ -16,10 +16,10 @@ SignatureError
 
 from __future__ import annotations
 
-import base64
 import logging
 import time
 from base64 import urlsafe_b64encode
+from binascii import a2b_base64
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -458,11 +458,11 @@ def load_public_key(path: Path) -> Ed25519PublicKey:
 
 
 def _b64(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).decode()
+    return urlsafe_b64encode(data).decode()
 
 
 def _unb64(text: str) -> bytes:
     try:
-        return base64.b64decode(text, altchars=b"-_", validate=True)
+        return a2b_base64(text.replace("-", "+").replace("_", "/"), strict_mode=True)
     except ValueError:
         raise SignatureError("the proof is not base64url") from None
