@@ -16,6 +16,7 @@ import time
 import psutil
 import pytest
 from chaos_road import DOUBTS_PER_KILL_MAX, RECOVERY_SECONDS_MAX, Road
+from confluent_kafka.admin import AclBindingFilter, AclOperation, AclPermissionType, ResourcePatternType, ResourceType
 
 from common.kafka.topics import load_registry
 from waystation.rehearsal import Rehearsal
@@ -28,8 +29,13 @@ MESSAGES = 3000
 POSTGRES_STOPPED_SECONDS = 60.0
 KAFKA_STOPPED_SECONDS = 20.0
 VAULT_FROZEN_SECONDS = 10.0
+READ_ONLY_SECONDS = 15.0
+RIGHTS_AWAY_SECONDS = 10.0
 TOOL_SECONDS = 60.0
 SESSION_ENDS_SECONDS = 25.0
+ALL_RIGHTS = AclBindingFilter(
+    ResourceType.ANY, None, ResourcePatternType.ANY, None, None, AclOperation.ANY, AclPermissionType.ANY
+)
 UNCHANGED = {
     "ingestion": ("messages", "message_steps", "awaiting_receipt", "standings", "unauthorised"),
     "moderation": ("verdicts", "unauthorised"),
@@ -156,6 +162,31 @@ def test_postgres_away_for_a_minute_loses_nothing(road):
     road.require_doubts(reckoning, kills_of_routing=0)
 
 
+def test_databases_that_take_no_writes_for_a_while_lose_nothing(road):
+    account, load = road.load("read-only", 1000, faults=5)
+    pids = road.pids()
+    load.start(batch=2)
+    try:
+        road.wait_for_flow(road.rehearsal.recorded_count(), RECOVERY_SECONDS_MAX)
+        load.burst(300)
+        road.wait_for_flow(road.rehearsal.recorded_count() + 60, RECOVERY_SECONDS_MAX)
+        read_only(road, "on")
+        try:
+            load.burst(100, batch=10)
+            time.sleep(READ_ONLY_SECONDS)
+            assert road.dead_letters() == {}
+            assert road.pids() == pids
+        finally:
+            since = time.monotonic()
+            read_only(road, "off")
+        road.recovery("databases without writes", since)
+        _, reckoning = road.settle(account, load)
+    finally:
+        load.stop()
+    assert road.pids() == pids, "a service ended while nothing could be written"
+    road.require_doubts(reckoning, kills_of_routing=0)
+
+
 def test_kafka_away_for_a_while_loses_nothing(road):
     account, load = road.load("kafka-away", 1000, faults=5)
     pids = road.pids()
@@ -174,6 +205,32 @@ def test_kafka_away_for_a_while_loses_nothing(road):
     finally:
         load.stop()
     assert road.pids() == pids, "a service ended while Kafka was away"
+    road.require_doubts(reckoning, kills_of_routing=0)
+
+
+def test_rights_at_kafka_taken_away_for_a_while_lose_nothing(road):
+    account, load = road.load("no-rights", 600, faults=5)
+    pids = road.pids()
+    admin = road.stack.kafka_admin()
+    load.start(batch=2)
+    try:
+        road.wait_for_flow(road.rehearsal.recorded_count(), RECOVERY_SECONDS_MAX)
+        load.burst(300)
+        road.wait_for_flow(road.rehearsal.recorded_count() + 60, RECOVERY_SECONDS_MAX)
+        rights = admin.describe_acls(ALL_RIGHTS).result()
+        for taken in admin.delete_acls([ALL_RIGHTS]).values():
+            assert len(taken.result()) == len(rights)
+        try:
+            time.sleep(RIGHTS_AWAY_SECONDS)
+        finally:
+            since = time.monotonic()
+            for granted in admin.create_acls(rights).values():
+                granted.result()
+        road.recovery("rights at Kafka", since)
+        _, reckoning = road.settle(account, load)
+    finally:
+        load.stop()
+    assert road.pids() == pids, "a service ended while it had no rights"
     road.require_doubts(reckoning, kills_of_routing=0)
 
 
@@ -249,6 +306,12 @@ def test_offsets_reset_to_the_beginning_change_nothing(road):
     assert road.rehearsal.recorded_count() == seen
     assert fingerprints(road) == before
     assert road.dead_letters() == {}
+
+
+def read_only(road, switch):
+    """What a cloud does to a database whose disk fills up, and a fail-over to the server that was the first."""
+    road.rows("postgres", f"ALTER SYSTEM SET default_transaction_read_only = {switch}")
+    road.rows("postgres", "SELECT pg_reload_conf()")
 
 
 def kill(stack, victim):

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import asyncpg
 import pytest
-from aiokafka.errors import KafkaConnectionError
+from aiokafka.errors import KafkaConnectionError, TopicAuthorizationFailedError
 
 from common.events import MessageAdmitted
 from common.http.health import consumer_check
@@ -27,6 +27,13 @@ from common.kafka.publisher import PublishError
         asyncpg.InternalClientError,
         asyncpg.DeadlockDetectedError,
         asyncpg.TooManyConnectionsError,
+        asyncpg.ReadOnlySQLTransactionError,
+        asyncpg.TargetServerAttributeNotMatched,
+        asyncpg.IdleInTransactionSessionTimeoutError,
+        asyncpg.LockNotAvailableError,
+        asyncpg.InvalidCachedStatementError,
+        asyncpg.InvalidPasswordError,
+        asyncpg.InvalidCatalogNameError,
     ],
 )
 def test_what_a_lost_server_raises_is_an_outage_and_no_bug(error):
@@ -61,3 +68,30 @@ async def test_a_record_the_client_cannot_decode_makes_its_group_not_ready_inste
         await subscription._subscriber.consumer.getmany(timeout_ms=10)
     assert fetched == [FETCH_WAIT_MS]
     assert "UnicodeDecodeError" in await consumer_check(subscription)()
+
+
+async def test_what_kafka_refused_to_each_partition_is_passed_over_at_once_when_it_does_no_longer():
+    refused = [TopicAuthorizationFailedError()] * 4
+
+    class Consumer:
+        def assignment(self):
+            return {0, 1, 2, 3}
+
+        async def getmany(self, *, timeout_ms):
+            if refused:
+                raise refused.pop()
+            return {0: ["record"]}
+
+        async def stop(self):
+            """Nothing to stop."""
+
+    subscription = Subscription(
+        MessageAdmitted, "some.group", handler=None, publisher=None, instance="i", backoff_seconds_max=0.01
+    )
+    subscription._subscriber = SimpleNamespace(consumer=Consumer())
+    subscription._adapt()
+    fetch = subscription._subscriber.consumer.getmany
+    assert await fetch(timeout_ms=10) == {0: ["record"]}
+    assert "waits: TopicAuthorizationFailedError" in await consumer_check(subscription)()
+    assert await fetch(timeout_ms=10) == {0: ["record"]}
+    assert "no assignment yet" in await consumer_check(subscription)()

@@ -69,11 +69,11 @@ async def _answer(check: Check) -> str | None:
 
 
 def postgres_check(pool: Pool) -> Check:
-    """Check that the database answers."""
+    """Check that the database answers, and takes writes."""
 
     async def check() -> str | None:
-        await pool.fetchval("SELECT 1")
-        return None
+        read_only = await pool.fetchval("SELECT current_setting('transaction_read_only')::bool")
+        return "the database takes no writes" if read_only else None
 
     return check
 

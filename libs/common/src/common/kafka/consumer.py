@@ -15,6 +15,7 @@ What a handler raises decides what happens to its batch:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from dataclasses import dataclass, field
@@ -81,6 +82,13 @@ RETRYABLE = (
     asyncpg.InsufficientResourcesError,
     asyncpg.TransactionRollbackError,
     asyncpg.PostgresSystemError,
+    asyncpg.ReadOnlySQLTransactionError,  # a fail-over, or a disk so full that the server takes no more
+    asyncpg.IdleInTransactionSessionTimeoutError,  # this process stood still in between
+    asyncpg.TransactionTimeoutError,
+    asyncpg.ObjectNotInPrerequisiteStateError,  # an operator's lock
+    asyncpg.InvalidCachedStatementError,  # a migration beside it
+    asyncpg.InvalidAuthorizationSpecificationError,  # a password that was changed, or a database that is being restored
+    asyncpg.InvalidCatalogNameError,
 )
 
 E = TypeVar("E", bound=Readable)
@@ -170,6 +178,7 @@ class Subscription(Generic[E]):
     health: ConsumerHealth = field(init=False)
     _in_hand: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
     _failures: int = field(default=0, init=False)
+    _refused: bool = field(default=False, init=False)
     _recent_bugs: dict[tuple[int, int], float] = field(default_factory=dict, init=False)
     _subscriber: LogicSubscriber[Any] | None = field(default=None, init=False)
     _handled_to: dict[TopicPartition, int] = field(default_factory=dict, init=False)
@@ -277,7 +286,7 @@ class Subscription(Generic[E]):
 
         A record that the client cannot even decode (a header name that is no UTF-8) shows: not ready, not hot. The
         framework would repeat the fetch thousands of times a second and look healthy. The runbook tells how an operator
-        takes the record away.
+        takes the record away. A fetch that Kafka refuses, which it does where a right was taken away, shows too.
         """
         consumer = self._consumer
         if self._adapted is consumer:
@@ -287,11 +296,20 @@ class Subscription(Generic[E]):
 
         async def getmany(*partitions: TopicPartition, **options: Any) -> Any:
             try:
-                return await fetch(*partitions, **options | {"timeout_ms": FETCH_WAIT_MS})
+                fetched = await fetch(*partitions, **options | {"timeout_ms": FETCH_WAIT_MS})
             except UnicodeDecodeError as error:
                 self._note_failure(error)
                 await asyncio.sleep(self.backoff_seconds_max)
                 raise
+            except KafkaError as error:
+                self._refused = True
+                self._note_failure(error)
+                await asyncio.sleep(self._backoff_seconds())
+                return await self._past_refusals(fetch, *partitions, **options | {"timeout_ms": 0})
+            if self._refused:
+                self._refused, self._failures = False, 0
+                self.health.well_again()
+            return fetched
 
         async def commit_and_stop() -> None:
             for task in (self._starting, self._committing):
@@ -301,6 +319,15 @@ class Subscription(Generic[E]):
             await stop()
 
         consumer.getmany, consumer.stop = getmany, commit_and_stop
+
+    async def _past_refusals(
+        self, fetch: Callable[..., Awaitable[Any]], *partitions: TopicPartition, **options: Any
+    ) -> Any:
+        """Fetch, past what was refused to each partition before: the client tells them one by one, however old."""
+        for _ in self._consumer.assignment():
+            with contextlib.suppress(KafkaError):
+                return await fetch(*partitions, **options)
+        return {}
 
     async def _consume(self, records: Sequence[ConsumerRecord]) -> None:
         started = time.monotonic()

@@ -46,6 +46,10 @@ class ConsumerHealth:
         self.failing_since = time.monotonic() if self.failing_since is None else self.failing_since
         return news
 
+    def well_again(self) -> None:
+        """Note that what failed no longer does."""
+        self.failing_since = self.last_error = None
+
     def forget(self) -> None:
         """Begin anew with other partitions: what was seen of the earlier ones is another copy's matter now."""
         self.failing_since = self.last_error = self.in_hand_since = self.oldest_in_hand_at = self.behind_since = None

@@ -19,7 +19,13 @@ Pool: TypeAlias = Any
 PLANS_THAT_STAY_GOOD = {"enable_seqscan": "off", "jit": "off"}
 _RETRY_SECONDS = 0.5
 _COMMAND_SECONDS = 30.0
-_UNREACHABLE = (OSError, TimeoutError, asyncpg.PostgresConnectionError, asyncpg.CannotConnectNowError)
+_UNREACHABLE = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.TargetServerAttributeNotMatched,
+)
 _REFUSED = (
     asyncpg.InvalidAuthorizationSpecificationError,  # a wrong password too
     asyncpg.InvalidCatalogNameError,
@@ -34,7 +40,11 @@ async def _leave_as_it_is(_: Connection) -> None:
 
 
 async def connect_pool(dsn: str, *, connections_max: int = 8, wait_seconds: float = 60.0) -> Pool:
-    """Return a pool; wait for a database that is still starting, then raise what it last said."""
+    """Return a pool; wait for a database that is still starting, then raise what it last said.
+
+    A server in recovery is not taken: after a fail-over a name or a proxy may lead to the standby for a moment, and who
+    is connected there would stay. Of several hosts in the DSN the primary is.
+    """
     deadline = asyncio.get_running_loop().time() + wait_seconds
     while True:
         try:
@@ -43,6 +53,7 @@ async def connect_pool(dsn: str, *, connections_max: int = 8, wait_seconds: floa
                 min_size=1,
                 max_size=connections_max,
                 command_timeout=_COMMAND_SECONDS,
+                target_session_attrs="primary",
                 server_settings=PLANS_THAT_STAY_GOOD,
                 reset=_leave_as_it_is,
             )
