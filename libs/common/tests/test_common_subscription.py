@@ -10,6 +10,7 @@ from aiokafka import ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 
 from common.events import StandingChanged, encode
+from common.http.health import COMMITS_REFUSED_MAX, consumer_check
 from common.kafka.consumer import ConsumerHealth, RetryableError, Subscription, _Drain
 
 TOPIC = StandingChanged.TOPIC
@@ -125,6 +126,20 @@ async def test_offsets_that_kafka_does_not_take_are_committed_later():
     await subject._consume([record(0, 5)])
     await subject._committing
     assert consumer.commits == [{0: 6}]
+
+
+async def test_a_group_whose_offsets_are_refused_again_and_again_is_not_ready_until_they_are_taken():
+    consumer = Ends({0: 5}, {0: 5})
+    consumer.refuses = COMMITS_REFUSED_MAX
+    subject = subscription(consumer, Remembering())
+    subject._uncommitted = {TopicPartition(TOPIC, 0): 5}
+    check = consumer_check(subject)
+    for _ in range(COMMITS_REFUSED_MAX):
+        assert await check() is None
+        assert not await subject.commit()
+    assert "cannot commit what it handled: KafkaError; does another process run under this INSTANCE?" in await check()
+    assert await subject.commit()
+    assert await check() is None
 
 
 async def test_a_consumer_that_stops_commits_first():

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 Check = Callable[[], Awaitable[str | None]]
 NOT_READY = "A part is missing, or did not answer within 2 seconds."
 STUCK_SECONDS = 30.0
+COMMITS_REFUSED_MAX = 7
 _CHECK_SECONDS = 2.0
 _ASK_SECONDS = 1.5
 
@@ -81,6 +82,7 @@ def postgres_check(pool: Pool) -> Check:
 def consumer_check(subscription: Subscription[Any]) -> Check:
     """Check that a subscription has partitions (or idles beside a copy that has them), does not fail, and moves.
 
+    Offsets that Kafka does not take for some twenty seconds are told: after a rebalance their records come again.
     It is stuck when records have waited for half a minute while none was handled; who does not ask often enough to see
     that is told by the batch in hand.
     """
@@ -91,6 +93,11 @@ def consumer_check(subscription: Subscription[Any]) -> Check:
             return f"group {health.group} waits: {health.last_error}"
         if not health.assigned:
             return f"group {health.group} has no assignment yet"
+        if health.commits_refused >= COMMITS_REFUSED_MAX:
+            return (
+                f"group {health.group} cannot commit what it handled: {health.commit_error}; does another process run"
+                " under this INSTANCE?"
+            )
         try:
             async with asyncio.timeout(_ASK_SECONDS):
                 lag = await subscription.lag()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
+from common.http.arrival import Arrival
 from common.telemetry.logs import configure_logs
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def serve(service: str, create_app: Callable[[], FastAPI], host: str, port: int)
         host=host,
         port=port,
         loop="uvloop",
-        http="httptools",
+        http=Arrival,
         lifespan="on",
         access_log=False,
         log_config=None,

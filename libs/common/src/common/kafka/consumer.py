@@ -467,7 +467,9 @@ class Subscription(Generic[E]):
                 await self._consumer.commit(offsets)
         except RETRYABLE as error:
             log.warning("offsets of group %s are not committed yet: %s", self.group, type(error).__name__)
+            self.health.not_committed(type(error).__name__)
             return False
+        self.health.committed()
         self._uncommitted = {place: to for place, to in self._uncommitted.items() if to != offsets.get(place)}
         return True
 

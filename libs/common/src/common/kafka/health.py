@@ -28,6 +28,9 @@ class ConsumerHealth:
     """When Kafka stored the oldest record in hand, seconds since 1970."""
     behind_since: float | None = None
     """Since when records have been seen to wait without any being handled (monotonic)."""
+    commits_refused: int = 0
+    """In a row: since Kafka last took offsets of what was handled."""
+    commit_error: str | None = None
 
     def begin(self, records: Sequence[ConsumerRecord]) -> None:
         """Note the batch in hand; one that comes again after a failure is as old as before."""
@@ -53,6 +56,14 @@ class ConsumerHealth:
     def forget(self) -> None:
         """Begin anew with other partitions: what was seen of the earlier ones is another copy's matter now."""
         self.failing_since = self.last_error = self.in_hand_since = self.oldest_in_hand_at = self.behind_since = None
+
+    def not_committed(self, error: str) -> None:
+        """Note that Kafka did not take the offsets of what was handled."""
+        self.commits_refused, self.commit_error = self.commits_refused + 1, error
+
+    def committed(self) -> None:
+        """Note that it did."""
+        self.commits_refused, self.commit_error = 0, None
 
     def oldest_seconds(self) -> float:
         """Return how long the oldest record has waited that is known to wait; 0 when none is."""

@@ -118,7 +118,10 @@ class Publisher:
         producer = await self._connected()
         try:
             async with asyncio.timeout(self._timeout_seconds):
-                futures = [future async for future in self._send(producer, records)]
+                futures = []
+                async for future in self._send(producer, records):
+                    future.add_done_callback(_heard)
+                    futures.append(future)
                 await asyncio.gather(*futures)
         except (KafkaError, TimeoutError, OSError) as error:
             await self._discard(producer, undelivered=error)
@@ -205,6 +208,12 @@ def _give_up(producer: AIOKafkaProducer, reason: Exception) -> None:
     producer._message_accumulator.fail_all(KafkaError(type(reason).__name__))  # noqa: SLF001
     if (sender := producer._sender.sender_task) is not None:  # noqa: SLF001
         sender.cancel()
+
+
+def _heard(future: asyncio.Future[object]) -> None:
+    """Take note of a batch's failure, which nobody else does where a later batch of the same records failed first."""
+    if not future.cancelled():
+        future.exception()
 
 
 def _append(batch: object, record: Record) -> bool:
