@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -208,3 +209,15 @@ class Road:
         logs = sorted(self.stack.layout.logs.glob("*.log"))
         tails = {log.name: log.read_text(errors="replace").splitlines()[-LOG_LINES:] for log in logs}
         return "\n".join(f"--- {name}\n" + "\n".join(lines) for name, lines in tails.items())
+
+
+def teller(config):
+    """Say something on the terminal also while pytest captures output: what a chaos test measured is its result."""
+    capture = config.pluginmanager.getplugin("capturemanager")
+
+    def say(text):
+        with capture.global_and_fixture_disabled():
+            sys.stdout.write(f"{text}\n")
+            sys.stdout.flush()
+
+    return say

@@ -15,7 +15,7 @@ import time
 
 import psutil
 import pytest
-from chaos_road import DOUBTS_PER_KILL_MAX, RECOVERY_SECONDS_MAX, Road
+from chaos_road import DOUBTS_PER_KILL_MAX, RECOVERY_SECONDS_MAX, Road, teller
 from confluent_kafka.admin import AclBindingFilter, AclOperation, AclPermissionType, ResourcePatternType, ResourceType
 
 from common.kafka.topics import load_registry
@@ -72,18 +72,6 @@ def road(only_road, request):
     only_road.say(f"  {time.monotonic() - started:.0f} s")
     if request.session.testsfailed > failed_before:
         only_road.say(only_road.log_tails())
-
-
-def teller(config):
-    """Say something on the terminal also while pytest captures output: what a chaos test measured is its result."""
-    capture = config.pluginmanager.getplugin("capturemanager")
-
-    def say(text):
-        with capture.global_and_fixture_disabled():
-            sys.stdout.write(f"{text}\n")
-            sys.stdout.flush()
-
-    return say
 
 
 @pytest.mark.chaos
