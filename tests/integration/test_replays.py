@@ -34,7 +34,7 @@ def test_a_verdict_is_reached_again_by_message_id_from_features_and_from_content
 
 def test_a_sample_is_replayed_now_as_each_night(road, sent):
     answer = run_command(road.stack, "replay", "--sample", "50")
-    assert answer["verdicts"] >= 1
+    assert answer["verdicts"] >= len(sent[1])
     assert answer["differing"] == []
     assert set(answer["outcomes"]) <= {"same", "not-replayed"}
 

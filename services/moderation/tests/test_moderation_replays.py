@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -18,7 +18,7 @@ from moderation.examination import Case, Context
 from moderation.handlers import _statement
 from moderation.mail import read_mail
 from moderation.policies import Policies, PolicyKeys
-from moderation.replays import NIGHT_SAMPLE, Replays, random_ids
+from moderation.replays import Replays
 from moderation.screening import Screener
 from moderation.store import ReplayedVerdict
 
@@ -35,11 +35,8 @@ class Verdicts:
     def __init__(self):
         self.kept, self.nights, self.ended = {}, set(), []
 
-    async def one(self, message_id):
-        return self.kept.get(message_id)
-
-    async def sample(self, ids):
-        return list(self.kept.values())[: len(ids)]
+    async def some(self, message_ids):
+        return [self.kept[one] for one in message_ids if one in self.kept]
 
     async def begin_night(self, night, _at):
         first = night not in self.nights
@@ -75,7 +72,7 @@ class Desk:
             Policies(self.screener, PolicyKeys(TrustedKeys("policy", []), KEYS), self.shelf),
             self.shelf,
             None,
-            read=self.read,
+            intake=self,
             vault=self.vault,
             instruction_keys=DOOR.trusted,
             verdict_keys=KEYS,
@@ -85,6 +82,10 @@ class Desk:
 
     async def read(self, places):
         return {place: self.topic[place] for place in places if place in self.topic}
+
+    async def draw(self, count, since):
+        self.since = since
+        return list(self.topic)[:count]
 
     def judge(self, message, number, **changed):
         context = Context(messages_per_minute=7.0, same_text_share=0.5)
@@ -176,9 +177,8 @@ async def test_each_night_one_copy_replays_a_sample(desk, policy):
     assert await Desk(policy, NIGHT.replace(hour=12)).replays.look() is None
 
 
-def test_random_ids_are_of_the_day_before_in_the_order_of_time():
-    ids = random_ids(NIGHT_SAMPLE, NIGHT)
-    ends = f"{int(NIGHT.timestamp() * 1000):012x}"
-    begins = f"{int(NIGHT.timestamp() * 1000) - 86_400_000:012x}"
-    assert all(begins <= one.replace("-", "")[:12] <= ends and one[14] == "7" for one in ids)
-    assert len(set(ids)) == NIGHT_SAMPLE
+async def test_a_sample_is_of_the_day_before_and_leaves_out_what_is_not_judged_yet(desk):
+    del desk.verdicts.kept[desk.messages[2].message_id]
+    sampled = await desk.replays.sample(10)
+    assert desk.since == NIGHT - timedelta(days=1)
+    assert (sampled.verdicts, sampled.outcomes, sampled.contents) == (2, {"same": 2}, {"compared": 2})

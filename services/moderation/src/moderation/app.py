@@ -14,7 +14,7 @@ from common.http.server import stop_process
 from common.http.vault import VaultClient
 from common.kafka.consumer import Subscription, kafka_broker
 from common.kafka.publisher import Publisher
-from common.kafka.reading import read_places
+from common.kafka.reading import Places
 from common.kafka.table import TableReader
 from common.loops import Loops
 from common.outbox import OutboxRelay
@@ -249,9 +249,7 @@ def _replays(  # noqa: PLR0917  what is built once is handed on once
         policies,
         PolicyShelf(pool),
         screener.scorer,
-        read=lambda places: read_places(
-            settings.kafka, MessageAdmitted, places, client_id=f"{settings.instance}.replays"
-        ),
+        intake=Places(settings.kafka, MessageAdmitted, f"{settings.instance}.replays"),
         vault=vault,
         instruction_keys=TrustedKeys.from_folder("instruction", trusted),
         verdict_keys=TrustedKeys.from_folder("verdict", trusted),

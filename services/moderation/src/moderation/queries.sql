@@ -76,25 +76,12 @@ INSERT INTO rule_days (day, rule, messages)
 SELECT $1, rule, messages FROM unnest($2::text[], $3::bigint[]) AS new (rule, messages) ORDER BY rule
 ON CONFLICT (day, rule) DO UPDATE SET messages = rule_days.messages + excluded.messages
 
--- name: verdict_to_replay
--- One verdict with where its message stands.
+-- name: verdicts_to_replay
+-- Verdicts with where their messages stand.
 SELECT message_id::text AS message_id, statement::text AS statement, proof::text AS proof, record_partition,
        record_offset
 FROM verdicts
-WHERE message_id = $1
-
--- name: sample_verdicts
--- For each of these ids the next verdict there is: ids are in the order of time, so random ones are a sample of a day.
-SELECT DISTINCT message_id::text AS message_id, statement::text AS statement, proof::text AS proof, record_partition,
-       record_offset
-FROM unnest($1::uuid[]) AS wanted (id)
-CROSS JOIN LATERAL (
-    SELECT message_id, statement, proof, record_partition, record_offset
-    FROM verdicts
-    WHERE message_id >= wanted.id
-    ORDER BY message_id
-    LIMIT 1
-) AS next
+WHERE message_id = ANY($1::uuid[])
 
 -- name: begin_replay_night
 -- The night is this copy's to replay; nothing when another copy took it.

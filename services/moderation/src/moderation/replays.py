@@ -10,8 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import random
-import uuid
 from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -31,7 +29,7 @@ from moderation.replaying import ReplayError, feature_differences, replay
 from moderation.screening import BUSY, Screener
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
 
     from common.events.intake import MessageAdmitted
@@ -48,16 +46,18 @@ NIGHT_HOUR = 3
 NIGHT_SAMPLE = 200
 _POLICIES_MAX = 4
 _BESIDE_CONTENT = ("velocity.", "capped.", "clamd.", "rspamd.", "mail.authentication_failed")
-_V7 = 0x7000_8000_0000_0000_0000
 
 log = logging.getLogger(__name__)
 
 
-class ReadPlaces(Protocol):
-    """Kafka, as far as a replay needs it."""
+class Intake(Protocol):
+    """`intake.messages`, as far as replays need it."""
 
-    def __call__(self, places: set[Place], /) -> Awaitable[Mapping[Place, MessageAdmitted]]:
+    async def read(self, places: set[Place], /) -> Mapping[Place, MessageAdmitted]:
         """Return the messages that stand at these places."""
+
+    async def draw(self, count: int, since: datetime, /) -> Sequence[Place]:
+        """Return so many places of messages since a moment, at random."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,19 +91,19 @@ class Replays:
         shelf: PolicyShelf,
         scorer: Scorer | None,
         *,
-        read: ReadPlaces,
+        intake: Intake,
         vault: Opener,
         instruction_keys: TrustedKeys,
         verdict_keys: TrustedKeys,
         counts: Counts,
         clock: Callable[[], datetime] = now,
     ) -> None:
-        """Read messages with `read`, open them like screening does, count outcomes."""
+        """Read messages from `intake`, open them like screening does, count outcomes."""
         self._verdicts = verdicts
         self._policies = policies
         self._shelf = shelf
         self._scorer = scorer
-        self._read = read
+        self._intake = intake
         self._vault = vault
         self._instruction_keys = instruction_keys
         self._verdict_keys = verdict_keys
@@ -113,13 +113,17 @@ class Replays:
 
     async def one(self, message_id: object) -> Replayed | None:
         """Replay one verdict; None when there is none."""
-        verdict = await self._verdicts.one(message_id)
-        return None if verdict is None else (await self._replayed([verdict]))[0]
+        found = await self._verdicts.some([message_id])
+        places = {Place(*one.place) for one in found if one.place is not None}
+        replayed = await self._replayed(found, await self._messages(places))
+        return replayed[0] if replayed else None
 
     async def sample(self, count: int) -> Sampled:
-        """Replay verdicts of the last day, taken at random; log what differs."""
-        found, sampled = await self._verdicts.sample(random_ids(count, self._clock())), Sampled()
-        for one in await self._replayed(found):
+        """Replay verdicts on messages of the last day, each as likely as any other; log what differs."""
+        places = await self._intake.draw(count, self._clock() - timedelta(days=1))
+        messages = await self._messages(set(places))
+        found, sampled = await self._verdicts.some([one.instruction.message_id for one in messages.values()]), Sampled()
+        for one in await self._replayed(found, messages):
             sampled.verdicts += 1
             sampled.outcomes[one.outcome] += 1
             sampled.contents[one.content] += 1
@@ -139,26 +143,31 @@ class Replays:
         log.info("replayed %d verdicts of the last day, %d differ", sampled.verdicts, len(sampled.differing))
         return sampled
 
-    async def _replayed(self, verdicts: Sequence[ReplayedVerdict]) -> list[Replayed]:
-        messages = await self._messages(verdicts)
+    async def _replayed(
+        self, verdicts: Sequence[ReplayedVerdict], messages: Mapping[str, VerifiedInstruction]
+    ) -> list[Replayed]:
+        judged = [messages.get(verdict.signed.statement["instruction_digest"]) for verdict in verdicts]
+        contents = await self._contents([message for message in judged if message is not None])
         answers: list[Replayed] = []
         for verdict in verdicts:
             policy = await self._policy(verdict.signed.statement["policy"])
-            content = messages.get(verdict.message_id, "gone")
+            content = contents.get(verdict.message_id, "gone")
             answers.append(_answer(verdict, policy, content, self._verdict_keys, self._scorer))
             await asyncio.sleep(0)
         return answers
 
-    async def _messages(self, verdicts: Sequence[ReplayedVerdict]) -> dict[str, bytes | str]:
-        """Return by message id its content, or why it is not there."""
-        wanted = {Place(*verdict.place): verdict for verdict in verdicts if verdict.place is not None}
-        events = await self._read(set(wanted)) if wanted else {}
-        genuine: list[VerifiedInstruction] = []
-        for place, event in events.items():
+    async def _messages(self, places: set[Place]) -> dict[str, VerifiedInstruction]:
+        """Return the genuine messages of some places by the digests of their instructions."""
+        events = await self._intake.read(places) if places else {}
+        genuine: dict[str, VerifiedInstruction] = {}
+        for event in events.values():
             with contextlib.suppress(SignatureError):
                 verified = VerifiedInstruction.verify(event, self._instruction_keys)
-                if verified.digest == wanted[place].signed.statement["instruction_digest"]:
-                    genuine.append(verified)
+                genuine[verified.digest] = verified
+        return genuine
+
+    async def _contents(self, genuine: Sequence[VerifiedInstruction]) -> dict[str, bytes | str]:
+        """Return by message id the content, or why it is not there."""
         try:
             return await content_of(genuine, self._vault)
         except RetryableError:
@@ -220,10 +229,3 @@ def content_differences(
     left_out = _BESIDE_CONTENT if same_model else (*_BESIDE_CONTENT, "score.")
     kept = {name: value for name, value in statement["features"].items() if not name.startswith(left_out)}  # type: ignore[attr-defined]
     return list(feature_differences(kept, {n: v for n, v in found.items() if not n.startswith(left_out)}))
-
-
-def random_ids(count: int, moment: datetime) -> list[str]:
-    """Return ids (UUIDv7) of moments of the day before."""
-    end = int(moment.timestamp() * 1000)
-    begin = end - int(timedelta(days=1).total_seconds() * 1000)
-    return [str(uuid.UUID(int=random.randint(begin, end) << 80 | _V7 | random.getrandbits(62))) for _ in range(count)]

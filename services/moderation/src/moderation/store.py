@@ -180,14 +180,9 @@ class ReplayShelf:
 
     pool: Pool
 
-    async def one(self, message_id: object) -> ReplayedVerdict | None:
-        """Return a verdict with where its message stands."""
-        row = await self.pool.fetchrow(QUERIES["verdict_to_replay"], message_id)
-        return None if row is None else ReplayedVerdict.of(row)
-
-    async def sample(self, ids: Sequence[str]) -> list[ReplayedVerdict]:
-        """Return, for each of these ids, the next verdict there is."""
-        return [ReplayedVerdict.of(row) for row in await self.pool.fetch(QUERIES["sample_verdicts"], list(ids))]
+    async def some(self, message_ids: Sequence[object]) -> list[ReplayedVerdict]:
+        """Return verdicts with where their messages stand, in any order; those that there are."""
+        return [ReplayedVerdict.of(row) for row in await self.pool.fetch(QUERIES["verdicts_to_replay"], message_ids)]
 
     async def begin_night(self, night: date, at: datetime) -> bool:
         """Whether this copy is the one to replay this night."""

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+import random
+from bisect import bisect
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
@@ -13,6 +17,7 @@ from common.events.envelope import EventError, Readable, decode
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
+    from datetime import datetime
 
     from common.kafka.settings import KafkaAccess
 
@@ -29,42 +34,60 @@ class Place(NamedTuple):
     offset: int
 
 
-async def read_places(
-    access: KafkaAccess, event: type[E], places: Iterable[Place], *, client_id: str
-) -> dict[Place, E]:
-    """Return the events that stand at these places; what is no longer kept, or is no such event, is left out.
+@dataclass(frozen=True, slots=True)
+class Places(Generic[E]):
+    """The records of a topic, by where they stand.
 
-    Raises:
-        TimeoutError, KafkaError: Kafka does not answer.
+    Both methods raise TimeoutError or KafkaError when Kafka does not answer.
     """
-    found: dict[Place, E] = {}
-    async with _reader(access, client_id) as consumer:
-        await consumer._client.add_topic(event.TOPIC)  # noqa: SLF001  the only way to learn of a topic first
-        for place in sorted(set(places)):
-            record = await _record(consumer, TopicPartition(event.TOPIC, place.partition), place.offset)
-            if record is not None:
-                with contextlib.suppress(EventError):
-                    found[place] = decode(event, record.value, record.headers)  # type: ignore[attr-defined]
-    return found
 
+    access: KafkaAccess
+    event: type[E]
+    client_id: str
 
-@contextlib.asynccontextmanager
-async def _reader(access: KafkaAccess, client_id: str) -> AsyncIterator[AIOKafkaConsumer]:
-    consumer = AIOKafkaConsumer(
-        **access.client_options(),
-        client_id=client_id,
-        enable_auto_commit=False,
-        auto_offset_reset="none",
-        max_partition_fetch_bytes=_FETCH_BYTES,
-    )
-    try:
-        async with asyncio.timeout(_REQUEST_SECONDS):
-            await consumer.start()
-        yield consumer
-    finally:
-        with contextlib.suppress(TimeoutError, KafkaError):
+    async def read(self, places: Iterable[Place]) -> dict[Place, E]:
+        """Return the events that stand at these places; what is no longer kept, or is no such event, is left out."""
+        found: dict[Place, E] = {}
+        async with self._reader() as consumer:
+            for place in sorted(set(places)):
+                record = await _record(consumer, TopicPartition(self.event.TOPIC, place.partition), place.offset)
+                if record is not None:
+                    with contextlib.suppress(EventError):
+                        found[place] = decode(self.event, record.value, record.headers)  # type: ignore[attr-defined]
+        return found
+
+    async def draw(self, count: int, since: datetime) -> list[Place]:
+        """Return places of so many records written since a moment, each as likely as any other, or all of them."""
+        async with self._reader() as consumer, asyncio.timeout(_REQUEST_SECONDS):
+            topic = self.event.TOPIC
+            partitions = [TopicPartition(topic, one) for one in consumer.partitions_for_topic(topic) or ()]
+            starts = await consumer.offsets_for_times(dict.fromkeys(partitions, int(since.timestamp() * 1000)))
+            ends = await consumer.end_offsets(partitions)
+        written = [range(start.offset, ends[one]) for one, start in starts.items() if start is not None]
+        numbers = [one.partition for one, start in starts.items() if start is not None]
+        until = list(accumulate(map(len, written)))
+        ranks = random.sample(range(until[-1]), min(count, until[-1])) if until else []
+        found = ((rank, bisect(until, rank)) for rank in ranks)
+        return [Place(numbers[at], written[at][rank - until[at]]) for rank, at in found]
+
+    @contextlib.asynccontextmanager
+    async def _reader(self) -> AsyncIterator[AIOKafkaConsumer]:
+        consumer = AIOKafkaConsumer(
+            **self.access.client_options(),
+            client_id=self.client_id,
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            max_partition_fetch_bytes=_FETCH_BYTES,
+        )
+        try:
             async with asyncio.timeout(_REQUEST_SECONDS):
-                await consumer.stop()
+                await consumer.start()
+                await consumer._client.add_topic(self.event.TOPIC)  # noqa: SLF001  the only way to learn of it first
+            yield consumer
+        finally:
+            with contextlib.suppress(TimeoutError, KafkaError):
+                async with asyncio.timeout(_REQUEST_SECONDS):
+                    await consumer.stop()
 
 
 async def _record(consumer: AIOKafkaConsumer, place: TopicPartition, offset: int) -> object | None:
