@@ -87,8 +87,8 @@ RETRYABLE = (
     asyncpg.TransactionTimeoutError,
     asyncpg.ObjectNotInPrerequisiteStateError,  # an operator's lock
     asyncpg.InvalidCachedStatementError,  # a migration beside it
-    asyncpg.InvalidAuthorizationSpecificationError,  # a password that was changed, or a database that is being restored
-    asyncpg.InvalidCatalogNameError,
+    asyncpg.InvalidAuthorizationSpecificationError,  # a password that was changed
+    asyncpg.InvalidCatalogNameError,  # a database that is being restored
 )
 
 E = TypeVar("E", bound=Readable)
