@@ -79,6 +79,14 @@ async def test_requests_follow_one_another_on_a_connection_whole_in_pieces_and_i
     assert [await answered(reader) for _ in range(3)] == [(200, b"5"), (200, b"0"), (200, b"3000000")]
 
 
+async def test_who_asks_whether_to_send_the_body_is_told_to(connect):
+    reader, writer = await connect()
+    writer.write(post(b"", b"Content-Length: 4", b"Expect: 100-continue"))
+    assert await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5) == b"HTTP/1.1 100 Continue\r\n\r\n"
+    writer.write(b"body")
+    assert await answered(reader) == (200, b"4")
+
+
 async def test_many_small_chunks_are_no_head(connect):
     reader, writer = await connect()
     writer.write(post(b"1\r\nx\r\n" * HEAD_BYTES_MAX + b"0\r\n\r\n", b"Transfer-Encoding: chunked"))
