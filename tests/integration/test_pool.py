@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 
 import asyncpg
 import pytest
@@ -12,7 +13,12 @@ from waystation.stack import HOST, Stack, postgres
 from waystation.stack.credentials import SUPERUSER
 from waystation.stack.processes import wait_until
 
-pytestmark = pytest.mark.integration
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.skipif(
+        os.environ.get("WAYSTATION_STACK") == "docker", reason="makes a standby of PostgreSQL's own folder"
+    ),
+]
 READY_SECONDS = 20.0
 
 
