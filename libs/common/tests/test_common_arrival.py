@@ -15,9 +15,10 @@ from common.http.arrival import HEAD_BYTES_MAX, Arrival
 
 
 async def answer(scope, receive, send):
-    """Say how large the body was."""
+    """Say how large the body was; that of /slow later."""
     if scope["type"] == "http":
         body = await Request(scope, receive).body()
+        await asyncio.sleep(0.3 if scope["path"] == "/slow" else 0)
         await PlainTextResponse(str(len(body)))(scope, receive, send)
 
 
@@ -109,6 +110,12 @@ async def test_a_long_address_is_refused_and_a_head_below_the_limit_is_not(conne
     assert await answered(reader) == (200, b"4")
     writer.write(b"GET /" + b"a" * HEAD_BYTES_MAX + b" HTTP/1.1\r\nHost: here\r\n\r\n")
     await refused(reader, 431)
+
+
+async def test_a_refusal_is_no_answer_to_the_request_before(connect):
+    reader, writer = await connect()
+    writer.write(sized(b"").replace(b"/", b"/slow", 1) + sized(b"body", b"X-Large: " + b"a" * HEAD_BYTES_MAX))
+    assert await asyncio.wait_for(reader.read(), 5) == b""
 
 
 @pytest.mark.parametrize(

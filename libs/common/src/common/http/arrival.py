@@ -44,7 +44,7 @@ class Arrival(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first request."""
         super().connection_made(transport)
-        self._refused = self._has_begun = False
+        self._refused = self._has_begun = self._is_served = False
         self._beside_bodies = self._body_bytes = 0
         self._begun_at = self.loop.time()
         self._too_late = self.loop.call_later(ARRIVAL_SECONDS_MAX, self._on_too_late)
@@ -66,7 +66,7 @@ class Arrival(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Note a request's first octet."""
         super().on_message_begin()
-        self._has_begun, self._begun_at = True, self.loop.time()
+        self._has_begun, self._is_served, self._begun_at = True, False, self.loop.time()
         self._beside_bodies = self._body_bytes = 0
         self._too_late.cancel()
         self._too_late = self.loop.call_later(ARRIVAL_SECONDS_MAX, self._on_too_late)
@@ -77,7 +77,7 @@ class Arrival(HttpToolsProtocol):
         if size > HEAD_BYTES_MAX:
             self._refuse(_TOO_LARGE)
         if not self._refused:
-            self._beside_bodies = 0
+            self._beside_bodies, self._is_served = 0, True
             super().on_headers_complete()
 
     def on_chunk_header(self) -> None:
@@ -111,9 +111,15 @@ class Arrival(HttpToolsProtocol):
         if self._refused:
             return
         self._refused = True
-        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+        if self._is_next_to_be_answered():
             self._answer(problem)
         self.transport.close()
+
+    def _is_next_to_be_answered(self) -> bool:
+        """Whether the client would take an answer for that to the request in hand, and not to one before it."""
+        if self.cycle is None or self.cycle.response_complete:
+            return True
+        return self._is_served and not self.pipeline and not self.cycle.response_started
 
     def _answer(self, problem: Problem) -> None:
         body = bytes(problem.response().body)
