@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 import time
 from collections import Counter
@@ -97,6 +98,19 @@ class Road:
             place = (number * 2 + 1) * count // (2 * faults)
             addresses[place] = f"{FAULTS[number % len(FAULTS)]}+{tag}{number}@kunden.example"
         return account, Load(self.rehearsal, account, items(addresses, text_bytes=800, tag=tag))
+
+    @contextlib.contextmanager
+    def under_way(self, name, count, *, faults=0, burst=300):
+        """A load whose mails come through, a burst of them just now; it is stopped at the end."""
+        account, load = self.load(name, count, faults=faults)
+        load.start(batch=2)
+        try:
+            self.wait_for_flow(self.rehearsal.recorded_count(), RECOVERY_SECONDS_MAX)
+            load.burst(burst)
+            self.wait_for_flow(self.rehearsal.recorded_count() + 60, RECOVERY_SECONDS_MAX)
+            yield account, load
+        finally:
+            load.stop()
 
     def wait_for_flow(self, more_than, timeout_seconds):
         """Wait until the laboratory has recorded more mails than that."""

@@ -13,7 +13,7 @@ import time
 
 import psutil
 import pytest
-from chaos_road import RECOVERY_SECONDS_MAX, Road, teller
+from chaos_road import Road, teller
 
 from waystation.rehearsal import Rehearsal
 from waystation.stack import HOST, Stack, ports
@@ -96,11 +96,8 @@ def road(tmp_path_factory, request):
 
 def test_brokers_that_die_or_leave_one_by_one_lose_nothing(road):
     road, brokers = road
-    account, load = road.load("brokers", MESSAGES, faults=5)
     pids = road.pids()
-    load.start(batch=2)
-    try:
-        road.wait_for_flow(road.rehearsal.recorded_count(), RECOVERY_SECONDS_MAX)
+    with road.under_way("brokers", MESSAGES, faults=5, burst=150) as (account, load):
         for broker, number in zip(brokers, (signal.SIGKILL, signal.SIGTERM), strict=True):
             load.burst(150, batch=25)
             since = time.monotonic()
@@ -111,8 +108,6 @@ def test_brokers_that_die_or_leave_one_by_one_lose_nothing(road):
             lead_as_before(road.stack)
             road.recovery("it leads again", time.monotonic())
         _, reckoning = road.settle(account, load)
-    finally:
-        load.stop()
     assert road.pids() == pids, "a service ended with a broker"
     road.require_doubts(reckoning, kills_of_routing=0)
 

@@ -129,13 +129,8 @@ def test_second_copies_join_and_leave_under_load(road):
 
 
 def test_postgres_away_for_a_minute_loses_nothing(road):
-    account, load = road.load("postgres-away", 1200, faults=5)
     pids = road.pids()
-    load.start(batch=2)
-    try:
-        road.wait_for_flow(road.rehearsal.recorded_count(), RECOVERY_SECONDS_MAX)
-        load.burst(300)
-        road.wait_for_flow(road.rehearsal.recorded_count() + 60, RECOVERY_SECONDS_MAX)
+    with road.under_way("postgres-away", 1200, faults=5) as (account, load):
         road.stack.stop_postgres()
         time.sleep(POSTGRES_STOPPED_SECONDS)
         assert road.dead_letters() == {}
@@ -144,20 +139,13 @@ def test_postgres_away_for_a_minute_loses_nothing(road):
         road.stack.start_postgres()
         road.recovery("postgres", since)
         _, reckoning = road.settle(account, load)
-    finally:
-        load.stop()
     assert road.pids() == pids, "a service ended while PostgreSQL was away"
     road.require_doubts(reckoning, kills_of_routing=0)
 
 
 def test_databases_that_take_no_writes_for_a_while_lose_nothing(road):
-    account, load = road.load("read-only", 1000, faults=5)
     pids = road.pids()
-    load.start(batch=2)
-    try:
-        road.wait_for_flow(road.rehearsal.recorded_count(), RECOVERY_SECONDS_MAX)
-        load.burst(300)
-        road.wait_for_flow(road.rehearsal.recorded_count() + 60, RECOVERY_SECONDS_MAX)
+    with road.under_way("read-only", 1000, faults=5) as (account, load):
         read_only(road, "on")
         try:
             load.burst(100, batch=10)
@@ -169,20 +157,13 @@ def test_databases_that_take_no_writes_for_a_while_lose_nothing(road):
             read_only(road, "off")
         road.recovery("databases without writes", since)
         _, reckoning = road.settle(account, load)
-    finally:
-        load.stop()
     assert road.pids() == pids, "a service ended while nothing could be written"
     road.require_doubts(reckoning, kills_of_routing=0)
 
 
 def test_kafka_away_for_a_while_loses_nothing(road):
-    account, load = road.load("kafka-away", 1000, faults=5)
     pids = road.pids()
-    load.start(batch=2)
-    try:
-        road.wait_for_flow(road.rehearsal.recorded_count(), RECOVERY_SECONDS_MAX)
-        load.burst(300)
-        road.wait_for_flow(road.rehearsal.recorded_count() + 60, RECOVERY_SECONDS_MAX)
+    with road.under_way("kafka-away", 1000, faults=5) as (account, load):
         road.stack.stop_kafka()
         time.sleep(KAFKA_STOPPED_SECONDS)
         assert road.pids() == pids
@@ -190,21 +171,14 @@ def test_kafka_away_for_a_while_loses_nothing(road):
         road.stack.start_kafka()
         road.recovery("kafka", since)
         _, reckoning = road.settle(account, load)
-    finally:
-        load.stop()
     assert road.pids() == pids, "a service ended while Kafka was away"
     road.require_doubts(reckoning, kills_of_routing=0)
 
 
 def test_rights_at_kafka_taken_away_for_a_while_lose_nothing(road):
-    account, load = road.load("no-rights", 600, faults=5)
     pids = road.pids()
     admin = road.stack.kafka_admin()
-    load.start(batch=2)
-    try:
-        road.wait_for_flow(road.rehearsal.recorded_count(), RECOVERY_SECONDS_MAX)
-        load.burst(300)
-        road.wait_for_flow(road.rehearsal.recorded_count() + 60, RECOVERY_SECONDS_MAX)
+    with road.under_way("no-rights", 600, faults=5) as (account, load):
         rights = admin.describe_acls(ALL_RIGHTS).result()
         for taken in admin.delete_acls([ALL_RIGHTS]).values():
             assert len(taken.result()) == len(rights)
@@ -216,20 +190,13 @@ def test_rights_at_kafka_taken_away_for_a_while_lose_nothing(road):
                 granted.result()
         road.recovery("rights at Kafka", since)
         _, reckoning = road.settle(account, load)
-    finally:
-        load.stop()
     assert road.pids() == pids, "a service ended while it had no rights"
     road.require_doubts(reckoning, kills_of_routing=0)
 
 
 def test_a_frozen_vault_delays_and_loses_nothing(road):
-    account, load = road.load("vault-frozen", 800)
     vault = psutil.Process(road.pids()["vault-1"])
-    load.start(batch=2)
-    try:
-        road.wait_for_flow(road.rehearsal.recorded_count(), RECOVERY_SECONDS_MAX)
-        load.burst(300)
-        road.wait_for_flow(road.rehearsal.recorded_count() + 60, RECOVERY_SECONDS_MAX)
+    with road.under_way("vault-frozen", 800) as (account, load):
         vault.send_signal(signal.SIGSTOP)
         try:
             time.sleep(VAULT_FROZEN_SECONDS)
@@ -237,26 +204,17 @@ def test_a_frozen_vault_delays_and_loses_nothing(road):
             vault.send_signal(signal.SIGCONT)
         road.recovery("vault frozen", time.monotonic())
         _, reckoning = road.settle(account, load)
-    finally:
-        load.stop()
     road.require_doubts(reckoning, kills_of_routing=0)
 
 
 def test_a_killed_provider_leaves_each_open_call_its_reason(road):
-    account, load = road.load("provider-killed", 800)
-    load.start(batch=2)
-    try:
-        road.wait_for_flow(road.rehearsal.recorded_count(), RECOVERY_SECONDS_MAX)
-        load.burst(400)
-        road.wait_for_flow(road.rehearsal.recorded_count() + 60, RECOVERY_SECONDS_MAX)
+    with road.under_way("provider-killed", 800, burst=400) as (account, load):
         since = time.monotonic()
         road.rehearsal.kill_laboratory()
         time.sleep(2.0)
         road.rehearsal.start_laboratory()
         road.recovery("laboratory", since)
         _, reckoning = road.settle(account, load)
-    finally:
-        load.stop()
     sql = """
         SELECT a.result, a.reason, count(*) FROM attempts a JOIN deliveries d USING (message_id)
         WHERE account_id = $1 AND result <> 'accepted' GROUP BY 1, 2

@@ -80,8 +80,8 @@ async def test_the_whole_topic_is_read_before_the_reader_is_fresh_and_then_follo
 
 async def test_a_topic_that_is_written_all_the_time_is_fresh(publisher, topic, reading):
     async def write():
-        until = time.monotonic() + 2
-        while time.monotonic() < until:
+        ends = time.monotonic() + 2
+        while time.monotonic() < ends:
             await publisher.publish(numbers(topic, range(2)))
 
     reader, _, _ = await reading()

@@ -47,6 +47,16 @@ def test_what_a_record_trips_is_a_bug_and_no_outage(error):
     assert not issubclass(error, RETRYABLE)
 
 
+def adapted(consumer):
+    """A subscription over a client that does what a test says."""
+    subscription = Subscription(
+        MessageAdmitted, "some.group", handler=None, publisher=None, instance="i", backoff_seconds_max=0.01
+    )
+    subscription._subscriber = SimpleNamespace(consumer=consumer)
+    subscription._adapt()
+    return subscription
+
+
 async def test_a_record_the_client_cannot_decode_makes_its_group_not_ready_instead_of_hot():
     fetched = []
 
@@ -58,11 +68,7 @@ async def test_a_record_the_client_cannot_decode_makes_its_group_not_ready_inste
         async def stop(self):
             """Nothing to stop."""
 
-    subscription = Subscription(
-        MessageAdmitted, "some.group", handler=None, publisher=None, instance="i", backoff_seconds_max=0.01
-    )
-    subscription._subscriber = SimpleNamespace(consumer=Consumer())
-    subscription._adapt()
+    subscription = adapted(Consumer())
     subscription._adapt()
     with pytest.raises(UnicodeDecodeError):
         await subscription._subscriber.consumer.getmany(timeout_ms=10)
@@ -85,11 +91,7 @@ async def test_what_kafka_refused_to_each_partition_is_passed_over_at_once_when_
         async def stop(self):
             """Nothing to stop."""
 
-    subscription = Subscription(
-        MessageAdmitted, "some.group", handler=None, publisher=None, instance="i", backoff_seconds_max=0.01
-    )
-    subscription._subscriber = SimpleNamespace(consumer=Consumer())
-    subscription._adapt()
+    subscription = adapted(Consumer())
     fetch = subscription._subscriber.consumer.getmany
     assert await fetch(timeout_ms=10) == {0: ["record"]}
     assert "waits: TopicAuthorizationFailedError" in await consumer_check(subscription)()

@@ -197,12 +197,14 @@ def _telling_part(pattern: str) -> str | None:
 
     None when each part may be empty or white space.
     """
-    parts = (part for part in segments(pattern) if _engine(part.widened).search(b"") is None)
+    parts = [part for part in segments(pattern) if _engine(part.widened).search(b"") is None]
+    telling = [part.widened + part.border for part in parts]
+    if len(telling) < 2:
+        return telling[0] if telling else None
     everyday = _everyday()
     return min(
-        (part.widened + part.border for part in parts),
+        telling,
         key=lambda part: (sum(1 for _ in _engine(part).finditer(everyday)), -part.count(" "), -len(part)),
-        default=None,
     )
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from bisect import bisect
+from collections import Counter
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -63,12 +62,10 @@ class Places(Generic[E]):
             partitions = [TopicPartition(topic, one) for one in consumer.partitions_for_topic(topic) or ()]
             starts = await consumer.offsets_for_times(dict.fromkeys(partitions, int(since.timestamp() * 1000)))
             ends = await consumer.end_offsets(partitions)
-        written = [range(start.offset, ends[one]) for one, start in starts.items() if start is not None]
-        numbers = [one.partition for one, start in starts.items() if start is not None]
-        until = list(accumulate(map(len, written)))
-        ranks = random.sample(range(until[-1]), min(count, until[-1])) if until else []
-        found = ((rank, bisect(until, rank)) for rank in ranks)
-        return [Place(numbers[at], written[at][rank - until[at]]) for rank, at in found]
+        written = {one.partition: range(start.offset, ends[one]) for one, start in starts.items() if start is not None}
+        counts = [len(offsets) for offsets in written.values()]
+        shares = Counter(random.sample(list(written), min(count, sum(counts)), counts=counts) if any(counts) else ())
+        return [Place(one, offset) for one, share in shares.items() for offset in random.sample(written[one], share)]
 
     @contextlib.asynccontextmanager
     async def _reader(self) -> AsyncIterator[AIOKafkaConsumer]:
