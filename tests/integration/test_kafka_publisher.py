@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import gc
 from itertools import pairwise
 
 import orjson
 import pytest
+from aiokafka.producer.message_accumulator import MessageBatch
 from confluent_kafka import Producer
 from kafka_numbers import numbers
 
@@ -185,6 +187,9 @@ async def test_kafka_killed_in_the_middle_loses_nothing_after_the_callers_retry(
     await publisher.stop()
     await asyncio.sleep(0.2)
     assert len(asyncio.all_tasks()) <= before, "a producer that was given up still works"
+    batches = [one for one in gc.get_objects() if isinstance(one, MessageBatch)]
+    unheard = [one for one in batches if one.future._log_traceback or one._drain_waiter._log_traceback]
+    assert unheard == [], "what the caller was told is logged once more as an error that nobody heard of"
 
 
 @pytest.mark.timeout(60)

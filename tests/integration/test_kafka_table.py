@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import statistics
 import time
 
 import pytest
+from aiokafka.conn import AIOKafkaConnection
 from kafka_numbers import counted_on, numbers
 
 from common.kafka.publisher import Publisher
@@ -124,6 +126,23 @@ async def test_a_topic_that_does_not_exist_or_may_not_be_read_is_never_fresh(kaf
     await asyncio.sleep(1)
     assert not missing.fresh
     assert not forbidden.fresh
+
+
+async def test_what_is_stopped_while_it_starts_leaves_no_connection_open(kafka_access, topic):
+    async def ignore(_):
+        pass
+
+    for milliseconds in range(30):
+        reader = TableReader(kafka_access(), counted_on(topic), ignore, client_id="tests")
+        publisher = Publisher(kafka_access(), client_id="tests")
+        reader.start()
+        starting = asyncio.create_task(publisher.start())
+        await asyncio.sleep(milliseconds / 1000)
+        starting.cancel()
+        await asyncio.gather(starting, reader.stop(), return_exceptions=True)
+        await publisher.stop()
+    gc.collect()
+    assert [one for one in gc.get_objects() if isinstance(one, AIOKafkaConnection) and one.connected()] == []
 
 
 @pytest.mark.timeout(60)

@@ -12,6 +12,7 @@ import logging
 import time
 from collections import Counter, defaultdict
 from functools import lru_cache
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from aiokafka import AIOKafkaProducer
@@ -20,6 +21,7 @@ from aiokafka.partitioner import murmur2
 from opentelemetry.trace import SpanKind
 
 from common.events.envelope import traceparent_of
+from common.kafka.clients import start
 from common.telemetry.measuring import Measures
 from common.telemetry.metrics import SEND_DURATION, SENT_MESSAGES
 from common.telemetry.tracing import OFF, end_all, is_sampled
@@ -172,8 +174,10 @@ class Publisher:
                     request_timeout_ms=int(self._timeout_seconds * 1000),
                 )
                 try:
-                    async with asyncio.timeout(self._timeout_seconds):
-                        await producer.start()
+                    await start(producer, self._timeout_seconds)
+                except asyncio.CancelledError:
+                    await self._close(producer)
+                    raise
                 except (KafkaError, TimeoutError, OSError) as error:
                     await self._close(producer)
                     raise PublishError(
@@ -205,13 +209,17 @@ class Publisher:
 
 def _give_up(producer: AIOKafkaProducer, reason: Exception) -> None:
     """Drop what is undelivered: its sender would otherwise go on for ever and write it after the caller's retry."""
-    producer._message_accumulator.fail_all(KafkaError(type(reason).__name__))  # noqa: SLF001
+    pending = producer._message_accumulator  # noqa: SLF001
+    pending.fail_all(KafkaError(type(reason).__name__))
+    for batch in chain(pending._pending_batches, *pending._batches.values()):  # noqa: SLF001
+        _heard(batch.future)
+        _heard(batch._drain_waiter)  # noqa: SLF001
     if (sender := producer._sender.sender_task) is not None:  # noqa: SLF001
         sender.cancel()
 
 
 def _heard(future: asyncio.Future[object]) -> None:
-    """Take note of a batch's failure, which nobody else does where a later batch of the same records failed first."""
+    """Take note of a failure that nobody else may: Python logs it as an error otherwise."""
     if not future.cancelled():
         future.exception()
 

@@ -9,14 +9,18 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import KafkaError, OffsetOutOfRangeError
+from aiokafka import TopicPartition
+from aiokafka.errors import OffsetOutOfRangeError
 
 from common.events.envelope import EventError, Readable, decode
+from common.kafka.clients import groupless
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import Iterable
+    from contextlib import AbstractAsyncContextManager
     from datetime import datetime
+
+    from aiokafka import AIOKafkaConsumer
 
     from common.kafka.settings import KafkaAccess
 
@@ -67,24 +71,15 @@ class Places(Generic[E]):
         shares = Counter(random.sample(list(written), min(count, sum(counts)), counts=counts) if any(counts) else ())
         return [Place(one, offset) for one, share in shares.items() for offset in random.sample(written[one], share)]
 
-    @contextlib.asynccontextmanager
-    async def _reader(self) -> AsyncIterator[AIOKafkaConsumer]:
-        consumer = AIOKafkaConsumer(
-            **self.access.client_options(),
+    def _reader(self) -> AbstractAsyncContextManager[AIOKafkaConsumer]:
+        return groupless(
+            self.access,
+            self.event.TOPIC,
             client_id=self.client_id,
-            enable_auto_commit=False,
+            seconds=_REQUEST_SECONDS,
             auto_offset_reset="none",
             max_partition_fetch_bytes=_FETCH_BYTES,
         )
-        try:
-            async with asyncio.timeout(_REQUEST_SECONDS):
-                await consumer.start()
-                await consumer._client.add_topic(self.event.TOPIC)  # noqa: SLF001  the only way to learn of it first
-            yield consumer
-        finally:
-            with contextlib.suppress(TimeoutError, KafkaError):
-                async with asyncio.timeout(_REQUEST_SECONDS):
-                    await consumer.stop()
 
 
 async def _record(consumer: AIOKafkaConsumer, place: TopicPartition, offset: int) -> object | None:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from typing import TYPE_CHECKING, TypeVar
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import KafkaError
-
 from common.events.envelope import EventError, Readable, decode
+from common.kafka.clients import groupless, partitions_of
 from common.kafka.consumer import Received
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
     from datetime import datetime
+
+    from aiokafka import AIOKafkaConsumer, TopicPartition
 
     from common.kafka.settings import KafkaAccess
 
@@ -38,17 +37,16 @@ async def replay(
 
     Committed offsets of groups stay as they are. What is no event is left to the group, which dead-lettered it.
     """
-    consumer = AIOKafkaConsumer(
-        **access.client_options(),
+    count = 0
+    async with groupless(
+        access,
+        event.TOPIC,
         client_id=client_id,
-        enable_auto_commit=False,
+        seconds=_REQUEST_SECONDS,
         auto_offset_reset="earliest",
         max_partition_fetch_bytes=4 * 1024 * 1024,
-    )
-    count = 0
-    try:
+    ) as consumer:
         async with asyncio.timeout(_REQUEST_SECONDS):
-            await consumer.start()
             ends = await _assigned(consumer, event.TOPIC, since)
         while behind := [place for place, end in ends.items() if await consumer.position(place) < end]:
             async with asyncio.timeout(_REQUEST_SECONDS):
@@ -57,21 +55,13 @@ async def replay(
             if batch:
                 await handle(batch)
             count += len(batch)
-    finally:
-        with contextlib.suppress(TimeoutError, KafkaError):
-            async with asyncio.timeout(_REQUEST_SECONDS):
-                await consumer.stop()
     log.info("%d records of %s since %s were read again", count, event.TOPIC, since.isoformat())
     return count
 
 
 async def _assigned(consumer: AIOKafkaConsumer, topic: str, since: datetime) -> dict[TopicPartition, int]:
     """Set every partition to its first record since then; return the ends that there are now."""
-    await consumer._client.add_topic(topic)  # noqa: SLF001  the only way to learn of a topic first
-    partitions = consumer.partitions_for_topic(topic)
-    if not partitions:
-        raise RuntimeError(f"topic {topic} does not exist; run `waystation topics apply`")
-    places = [TopicPartition(topic, partition) for partition in sorted(partitions)]
+    places = partitions_of(consumer, topic)
     consumer.assign(places)
     moment = int(since.timestamp() * 1000)
     starts = await consumer.offsets_for_times(dict.fromkeys(places, moment))

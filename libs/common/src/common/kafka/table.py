@@ -12,13 +12,13 @@ import logging
 import time
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import KafkaError
-
 from common.events.envelope import EventError, Readable, decode
+from common.kafka.clients import groupless, partitions_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
+
+    from aiokafka import AIOKafkaConsumer, TopicPartition
 
     from common.kafka.settings import KafkaAccess
 
@@ -83,35 +83,22 @@ class TableReader(Generic[E]):
             await asyncio.sleep(_RECONNECT_SECONDS)
 
     async def _read(self) -> None:
-        consumer = AIOKafkaConsumer(
-            **self._access.client_options(),
+        async with groupless(
+            self._access,
+            self._event.TOPIC,
             client_id=self._client_id,
-            enable_auto_commit=False,
+            seconds=_REQUEST_SECONDS,
             auto_offset_reset="earliest",
             request_timeout_ms=int(_REQUEST_SECONDS * 1000),
             # A broker answers a connection's requests in turn: the look at the ends waits for the fetch before it.
             fetch_max_wait_ms=int(_CONFIRM_SECONDS * 1000),
-        )
-        try:
-            async with asyncio.timeout(_REQUEST_SECONDS):
-                await consumer.start()
-                places = await self._places(consumer)
+        ) as consumer:
+            places = partitions_of(consumer, self._event.TOPIC)
             consumer.assign(places)
             await consumer.seek_to_beginning(*places)
             while True:
                 async with asyncio.timeout(_REQUEST_SECONDS):
                     await self._step(consumer, places)
-        finally:
-            with contextlib.suppress(TimeoutError, KafkaError):
-                async with asyncio.timeout(_REQUEST_SECONDS):
-                    await consumer.stop()
-
-    async def _places(self, consumer: AIOKafkaConsumer) -> list[TopicPartition]:
-        await consumer._client.add_topic(self._event.TOPIC)  # noqa: SLF001  the only way to learn of a topic first
-        partitions = consumer.partitions_for_topic(self._event.TOPIC)
-        if not partitions:
-            raise RuntimeError(f"topic {self._event.TOPIC} does not exist; run `waystation topics apply`")
-        return [TopicPartition(self._event.TOPIC, partition) for partition in sorted(partitions)]
 
     async def _step(self, consumer: AIOKafkaConsumer, places: list[TopicPartition]) -> None:
         asked_at = time.monotonic()
