@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import operator
 from hashlib import sha256
-from itertools import compress
+from itertools import compress, count
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -271,8 +271,10 @@ def _heads(
 
 def kept_features(values: Sequence[Value], policy: Policy) -> dict[str, Value]:
     """Return by name what differs from an empty message: enough to decide again."""
-    names, changed = policy.compiled.names, map(operator.ne, values, policy.compiled.template)
-    return {names[number]: values[number] for number in compress(range(len(names)), changed)}
+    names, template, rules_at = policy.compiled.names, policy.compiled.template, policy.compiled.matched_at
+    if values[rules_at:] == template[rules_at:]:  # mostly no rule's pattern matched: seen at once
+        values = values[:rules_at]
+    return {names[number]: values[number] for number in compress(count(), map(operator.ne, values, template))}
 
 
 def values_of(features: Mapping[str, Value], policy: Policy) -> list[Value]:

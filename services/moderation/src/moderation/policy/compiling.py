@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from moderation.features import FEATURES, HEADS, INDEX, Feature
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from moderation.policy.steps import Steps
 
 TOOLS: tuple[RuleTool, ...] = ("email", "telephony", "widget", "form")
-_WORDS = {"unknown_and": unknown_and, "unknown_or": unknown_or, "unknown_not": unknown_not, "__builtins__": {}}
+_WORDS = {"unknown_and": unknown_and, "unknown_or": unknown_or, "unknown_not": unknown_not, "any": any, "__builtins__": {}}
 
 
 class PlacedError(ValueError):
@@ -64,7 +65,7 @@ class Compiled:
 
     stages: Mapping[RuleTool, Stage]
     names: tuple[str, ...]
-    template: tuple[Value, ...]
+    template: list[Value]
     banks_at: int
     matched_at: int
     capped: Mapping[int, int]
@@ -90,14 +91,14 @@ def compiling(document: PolicyDocument) -> Steps[Compiled]:
         nodes = _rule_nodes(document, tool, features, matched_at)
         asked |= {number: features_of(node) for number, node in nodes.items()}
         yield
-        rules = _rules_function(nodes)
+        rules = _rules_function(nodes, matched_at)
         yield
         stages[tool] = Stage(rules, _signals_function(document, tool, features), nodes)
         yield
     return Compiled(
         stages,
         tuple(features),
-        tuple(None if feature.unknown else 0 for _, feature in features.values()),
+        [None if feature.unknown else 0 for _, feature in features.values()],
         banks_at,
         matched_at,
         capped,
@@ -154,27 +155,38 @@ def _rule_nodes(
 
 
 def _rule_node(rule: Rule, number: int, definitions: _Definitions, matched_at: int) -> Node:
-    matched = Comparison(matched_at + number, unknown=False, operator=">", constant=0)
+    matched = _matched(number, matched_at)
     if rule.when is None:
         return matched
     when = definitions.parse(rule.when, ("rules", number, "when"))
     return when if rule.match is None else Group("and", (matched, when))
 
 
-def _rules_function(nodes: Mapping[int, Node]) -> Any:
+def _matched(number: int, matched_at: int) -> Node:
+    return Comparison(matched_at + number, unknown=False, operator=">", constant=0)
+
+
+def _rules_function(nodes: Mapping[int, Node], matched_at: int) -> Any:
+    """Return the rules in their order; neighbours that need a match are passed over together where none has one."""
     lines = ["def run(f, applies, unsure):", "    pass"]
-    for number, node in nodes.items():
-        if isinstance(node, Always) and not node.value:
-            continue
-        if nullable(node):
-            lines += [
-                f"    r = {python(node)}",
-                f"    if r: applies({number})",
-                f"    elif r is None: unsure({number})",
-            ]
-        else:
-            lines.append(f"    if {python(node)}: applies({number})")
+    for need_match, together in groupby(nodes.items(), key=lambda item: _needs_match(*item, matched_at)):
+        rules = dict(together)
+        if need_match:
+            lines.append(f"    if any(f[{matched_at + min(rules)}:{matched_at + max(rules) + 1}]):")
+        indent = "        " if need_match else "    "
+        lines += [indent + line for number, node in rules.items() for line in _rule_lines(number, node)]
     return _function(lines)
+
+
+def _needs_match(number: int, node: Node, matched_at: int) -> bool:
+    matched = _matched(number, matched_at)
+    return node == matched or (isinstance(node, Group) and node.kind == "and" and matched in node.operands)
+
+
+def _rule_lines(number: int, node: Node) -> list[str]:
+    if not nullable(node):
+        return [f"if {python(node)}: applies({number})"]
+    return [f"r = {python(node)}", f"if r: applies({number})", f"elif r is None: unsure({number})"]
 
 
 def _signals_function(
