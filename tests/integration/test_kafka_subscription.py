@@ -15,6 +15,7 @@ from pathlib import Path
 import asyncpg
 import kafka_numbers
 import pytest
+from confluent_kafka import TopicPartition
 from kafka_numbers import numbers, subscribed
 
 from common.kafka.consumer import DEAD_LETTERS_PER_MINUTE_MAX, RetryableError
@@ -305,3 +306,21 @@ async def test_kafka_killed_and_started_again_loses_no_record(stack, kafka_acces
         await until(lambda: set(handler.handled) == set(range(1000)), 30)
         await until(lambda: subscription.health.failing_since is None)
     assert len(handler.handled) < 1100, "a restart repeats what was in hand, not the topic"
+
+
+async def test_records_that_kafka_deleted_before_the_group_read_them_are_told(
+    stack, kafka_access, publisher, fresh_topic, group, caplog
+):
+    topic, handler = fresh_topic(partitions=1, groups=[group]), Handler()
+    await publisher.publish(numbers(topic, range(3)))
+    async with subscribed(kafka_access(), publisher, topic, group, handler) as subscription:
+        await until(lambda: len(handler.handled) == 3)
+        assert subscription.health.deleted_unread == 0
+    await publisher.publish(numbers(topic, range(3, 10)))
+    admin = stack.kafka_admin()
+    for deleted in admin.delete_records([TopicPartition(topic, 0, 8)]).values():
+        await asyncio.to_thread(deleted.result, 10)
+    async with subscribed(kafka_access(), publisher, topic, group, handler) as subscription:
+        await until(lambda: handler.handled == [0, 1, 2, 8, 9])
+        await until(lambda: subscription.health.deleted_unread == 5)
+    assert f"Kafka deleted offsets 3 to 7 of {topic}, partition 0, before group {group} had read them" in caplog.text

@@ -262,23 +262,31 @@ class Subscription(Generic[E]):
         self._adapt()
         if self._starting is not None:
             self._starting.cancel()
-        self._starting = asyncio.create_task(self._commit_starts())
+        self._starting = asyncio.create_task(self._look_at_starts())
 
-    async def _commit_starts(self) -> None:
-        """Commit the beginning of what the group has never read: without an offset Kafka's tools show no lag.
+    async def _look_at_starts(self) -> None:
+        """Commit the beginning of what the group has never read, and tell of records that it can read no more.
 
-        The beginning, not the position: what was fetched may be in hand.
+        Without an offset Kafka's tools show no lag. The beginning, not the position: what was fetched may be in hand.
         """
         consumer = self._consumer
         try:
             async with asyncio.timeout(_COMMIT_SECONDS_MAX):
-                fresh = [place for place in consumer.assignment() if await consumer.committed(place) is None]
-                starts = await consumer.beginning_offsets(fresh) if fresh else {}
+                committed = {place: await consumer.committed(place) for place in consumer.assignment()}
+                starts = await consumer.beginning_offsets(list(committed)) if committed else {}
         except RETRYABLE as error:
             log.warning("what group %s has not read yet shows no lag: %s", self.group, type(error).__name__)
             return
-        for place in consumer.assignment() & starts.keys() - self._handled_to.keys():
-            self._uncommitted.setdefault(place, starts[place])
+        for place, start in starts.items():
+            if (begun := committed[place]) is None:
+                if place in consumer.assignment() and place not in self._handled_to:
+                    self._uncommitted.setdefault(place, start)
+            elif begun < start:
+                self.health.deleted_unread += start - begun
+                log.error(
+                    "Kafka deleted offsets %d to %d of %s, partition %d, before group %s had read them",
+                    *(begun, start - 1, place.topic, place.partition, self.group),
+                )
         self._commit_soon()
 
     def _adapt(self) -> None:

@@ -20,6 +20,8 @@ class ConsumerHealth:
     topic: str
     handled: int = 0
     dead_lettered: int = 0
+    deleted_unread: int = 0
+    """Records that were gone before the group read them, as seen when this copy took their partitions over."""
     failing_since: float | None = None
     last_error: str | None = None
     assigned: bool = False

@@ -110,6 +110,15 @@ DEAD_LETTERS = Metric(
     "Do records fail for good?",
     ("messaging.consumer.group.name",),
 )
+DELETED_UNREAD = Metric(
+    "waystation.records.deleted_unread",
+    "counter",
+    "{record}",
+    "Records that Kafka had deleted (their retention, or an operator) before the group read them, as this copy saw when "
+    "it took their partitions over.",
+    "Is something lost for good?",
+    ("messaging.consumer.group.name",),
+)
 UNAUTHORISED = Metric(
     "waystation.records.unauthorised",
     "gauge",
@@ -265,6 +274,7 @@ METRICS = (
     CONSUMER_LAG,
     STAGE_AGE,
     DEAD_LETTERS,
+    DELETED_UNREAD,
     UNAUTHORISED,
     OUTBOX_RECORDS,
     STANDINGS_AGE,

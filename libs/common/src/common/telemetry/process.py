@@ -72,11 +72,12 @@ class Telemetry:
         self.watch_number(metrics.STAGE_AGE, relay.oldest_seconds, "outbox")
 
     def watch_group(self, stage: str, subscription: Subscription[Any]) -> None:
-        """Measure lag and age of a group, what it handled and what it dead-lettered."""
+        """Measure lag and age of a group, what it handled, what it dead-lettered and what was gone before it."""
         health, read = subscription.health, self.measures.observe
         place = ("kafka", health.topic, health.group)
         read(metrics.CONSUMED_MESSAGES, lambda: [Point(place, health.handled)])
         read(metrics.DEAD_LETTERS, lambda: [Point((health.group,), health.dead_lettered)])
+        read(metrics.DELETED_UNREAD, lambda: [Point((health.group,), health.deleted_unread)])
 
         async def lag() -> Iterable[Point]:
             return [Point((health.topic, health.group), await subscription.lag())]
