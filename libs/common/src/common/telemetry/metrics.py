@@ -114,7 +114,7 @@ DELETED_UNREAD = Metric(
     "waystation.records.deleted_unread",
     "counter",
     "{record}",
-    "Records that Kafka had deleted (their retention, or an operator) before the group read them, as this copy saw when "
+    "Records that Kafka had deleted (by age, or at somebody's order) before the group read them, as this copy saw when "
     "it took their partitions over.",
     "Is something lost for good?",
     ("messaging.consumer.group.name",),

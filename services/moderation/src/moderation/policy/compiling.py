@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from moderation.features import FEATURES, HEADS, INDEX, Feature
 from moderation.policy.expressions import (
-    Always,
     Comparison,
     ExpressionError,
     Group,
@@ -31,7 +30,12 @@ if TYPE_CHECKING:
     from moderation.policy.steps import Steps
 
 TOOLS: tuple[RuleTool, ...] = ("email", "telephony", "widget", "form")
-_WORDS = {"unknown_and": unknown_and, "unknown_or": unknown_or, "unknown_not": unknown_not, "any": any, "__builtins__": {}}
+_WORDS = {
+    "unknown_and": unknown_and,
+    "unknown_or": unknown_or,
+    "unknown_not": unknown_not,
+    "__builtins__": {"any": any},
+}
 
 
 class PlacedError(ValueError):
