@@ -11,6 +11,7 @@ import uuid
 from datetime import date
 from pathlib import Path
 from types import SimpleNamespace
+from typing import get_args
 
 import asyncpg
 import httpx
@@ -21,6 +22,7 @@ from fastapi import FastAPI
 from in_process import asking
 from msgspec.structs import replace
 
+from common.contracts.basis import BasisKind
 from common.contracts.vault import DiscloseCall, DiscloseItem, OpenCall, OpenItem, SealAnswer, SealCall, SealItem
 from common.events.envelope import decode
 from common.events.routing import Receipt, SentReceipt
@@ -867,10 +869,21 @@ async def test_an_expired_basis_stops_and_one_nobody_recorded_can_be_withdrawn(v
     person = {"account_id": account, "address": item.address}
     times = {"given_at": "2026-01-01T00:00:00Z", "expires_at": "2026-02-01T00:00:00Z"}
     await ask(vault, "record-basis", {"person": person, "purpose": "a", "kind": "contract", **times})
-    await ask(vault, "withdraw", {"person": person, "purpose": "b", "kind": "legitimate-interest"})
+    await ask(vault, "withdraw", {"person": person, "purpose": "b", "kind": "legitimate_interest"})
     assert await refusal(vault, item, answer, legal_basis="contract", message_purpose="a") == "expired-basis"
-    assert await refusal(vault, item, answer, legal_basis="legitimate-interest:x", message_purpose="b") == "withdrawn"
+    assert await refusal(vault, item, answer, legal_basis="legitimate_interest:x", message_purpose="b") == "withdrawn"
     assert await refusal(vault, item, answer, legal_basis="contract", message_purpose="b") is None
+
+
+@pytest.mark.parametrize("basis", get_args(BasisKind))
+async def test_each_basis_that_a_message_can_rest_on_can_be_withdrawn(vault, account, basis):
+    item, answer = await sealed(vault, account)
+    rests = {"legal_basis": f"{basis}:Ref/1#a", "message_purpose": "News/weekly#1"}
+    assert await refusal(vault, item, answer, **rests) is None
+    person = {"account_id": account, "token": answer.token}
+    withdrawal = {"person": person, "purpose": rests["message_purpose"], "kind": basis}
+    assert told((await ask(vault, "withdraw", withdrawal))[0]) == [answer.token]
+    assert await refusal(vault, item, answer, **rests) == "withdrawn"
 
 
 async def test_an_opt_out_outlives_erasure_and_holds_for_its_tool_and_account(vault, account):

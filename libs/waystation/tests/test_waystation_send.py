@@ -2,15 +2,18 @@ from __future__ import annotations
 
 import base64
 import json
+from typing import get_args
 
 import httpx
 import pytest
 
+from common.contracts.basis import BasisKind
 from common.times import now, rfc3339
 from waystation.accounts import KnownAccount
 from waystation.door import BATCH_BYTES, Door, Outgoing, batches
 from waystation.errors import CommandError
 from waystation.send import (
+    Basis,
     account_for,
     as_document,
     in_words,
@@ -60,6 +63,10 @@ def batch_answer(*items):
 
 PROBLEM = {"detail": "no legal basis is named", "clause": "R4.3", "status": 422}
 BUSY = httpx.Response(503, headers={"retry-after": "2"}, json={"detail": "congested"})
+
+
+def test_the_bases_to_choose_from_are_those_that_a_message_can_rest_on():
+    assert [basis.value for basis in Basis] == list(get_args(BasisKind))
 
 
 def test_each_message_gets_its_own_result():

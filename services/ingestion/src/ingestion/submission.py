@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json, to_json
 
+from common.contracts.basis import CODE_CHARACTERS_MAX, CODE_PATTERN, BasisKind
 from common.http.problems import Problem, invalid_fields
 from ingestion.domain import TOOLS
 
@@ -19,8 +20,7 @@ ITEMS_MAX = 500
 BODY_BYTES_MAX = 36 * 1024 * 1024
 IDEMPOTENCY_KEY_CHARACTERS_MAX = 200
 
-Code = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:/#-]*$", max_length=100)]
-BasisKind = Literal["consent", "contract", "legal_obligation", "legitimate_interest", "vital_interest", "public_task"]
+Code = Annotated[str, Field(pattern=CODE_PATTERN, max_length=CODE_CHARACTERS_MAX)]
 IdempotencyKey = Annotated[
     str, Field(min_length=1, max_length=IDEMPOTENCY_KEY_CHARACTERS_MAX, pattern=r"^[\x20-\x7e]+$")
 ]

@@ -9,8 +9,10 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from common.contracts.basis import CODE_CHARACTERS_MAX, CODE_PATTERN, BasisKind
 from common.contracts.vault import ITEMS_MAX, Id, Name, Value
 
+Purpose = Annotated[str, msgspec.Meta(pattern=CODE_PATTERN, max_length=CODE_CHARACTERS_MAX)]
 Code = Annotated[str, msgspec.Meta(pattern="^[a-z0-9][a-z0-9._:-]*$", max_length=100)]
 
 
@@ -77,7 +79,6 @@ class EraseAnswers(_Answer, frozen=True):
     items: list[EraseAnswer]
 
 
-BasisKind = Literal["consent", "contract", "legal-obligation", "vital-interest", "public-task", "legitimate-interest"]
 Moment = Annotated[str, msgspec.Meta(max_length=40)]
 
 
@@ -88,7 +89,7 @@ class BasisItem(_Call, frozen=True):
     """
 
     person: PersonItem
-    purpose: Code
+    purpose: Purpose
     kind: BasisKind
     given_at: Moment
     attested: bool = False
@@ -109,7 +110,7 @@ class WithdrawItem(_Call, frozen=True):
     """A basis that ends now: messages for this purpose that rest on it are not disclosed any more."""
 
     person: PersonItem
-    purpose: Code
+    purpose: Purpose
     kind: BasisKind
 
 

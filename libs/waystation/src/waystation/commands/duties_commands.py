@@ -11,6 +11,7 @@ from waystation.commands.persons import AccountOption, AddressOption, PhoneOptio
 from waystation.errors import CommandError
 from waystation.operator import ServiceClient
 from waystation.output import HomeOption, JsonFlag, Output, table
+from waystation.send import Basis
 from waystation.stack import Stack
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def withdraw(
     account: AccountOption,
     purpose: Annotated[str, typer.Option(help="The purpose of the basis, for example newsletter.")],
     *,
-    kind: Annotated[str, typer.Option(help="consent, contract, legitimate-interest ...")] = "consent",
+    kind: Annotated[Basis, typer.Option(help="What the messages rest on.")] = Basis.CONSENT,
     token: TokenOption = None,
     address: AddressOption = None,
     phone: PhoneOption = None,
