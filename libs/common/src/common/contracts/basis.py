@@ -8,4 +8,4 @@ BasisKind = Literal["consent", "contract", "legal_obligation", "legitimate_inter
 """Art. 6(1) GDPR, (a) to (f)."""
 CODE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.:/#-]*$"
 CODE_CHARACTERS_MAX = 100
-"""A purpose or a reference: it travels readable, so it is a code without spaces or at signs, never words about a person."""
+"""A purpose or a reference: a code without spaces or at signs, never words about a person, for it travels readable."""
