@@ -22,7 +22,7 @@ from common.security.tokens import TokenIssuer, TokenVerifier
 from common.times import now
 from ingestion.admission import Admission, Limits
 from ingestion.api import Door, public_routes
-from ingestion.body import Bodies
+from ingestion.body import Bodies, KnownKeys
 from ingestion.coalescer import Coalescer
 from ingestion.domain import RulesInForce
 from ingestion.openapi import described
@@ -194,7 +194,7 @@ async def make_harness(pool, limits=None, cycle_seconds=0.005) -> Harness:
     for lane in lanes:
         lane.start()
     app = described()
-    app.include_router(public_routes(Door(pool, *lanes, congestion, Bodies(), RULES, verifier)))
+    app.include_router(public_routes(Door(pool, *lanes, congestion, Bodies(KnownKeys(pool, RULES)), RULES, verifier)))
     app.include_router(operator_routes(pool, RULES, verifier, vault))
     client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://door")
     return Harness(

@@ -149,3 +149,17 @@ async def test_personal_data_of_users_has_no_place_in_the_tables(door):
     )
     names = {row["column_name"] for row in columns}
     assert not names & {"name", "email", "address", "phone"}
+
+
+async def test_the_same_inbox_twice_is_refused_before_anybody_goes_to_the_vault(door):
+    body = {
+        "name": "Twice",
+        "inboxes": [{"address": "x@dup.example"}, {"address": "x@DUP.example"}],
+        "administrator": {"address": "jo@dup.example"},
+    }
+    before = len(door.vault.sealed)
+    answer = await post(door, "/v1/accounts", body)
+    assert answer.status_code == 422, answer.text
+    assert answer.json()["field"] == "inboxes.1.address"
+    assert len(door.vault.sealed) == before
+    assert (await post(door, "/v1/accounts", {**body, "inboxes": body["inboxes"][:1]})).status_code == 201

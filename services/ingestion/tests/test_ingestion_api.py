@@ -7,6 +7,7 @@ import base64
 import re
 from hashlib import sha256
 
+import asyncpg
 import orjson
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from common.events import MessageAdmitted, decode
 from common.events.intake import Instruction, VerifiedInstruction
 from common.security.sealing import unseal
+from ingestion import store
 from ingestion.api import MessageTrace
 from ingestion.congestion import Bounds, Load, congestion
 
@@ -441,6 +443,133 @@ async def test_a_database_that_goes_away_after_the_seal_leaves_nothing_behind(do
 class BrokenPool:
     async def fetch(self, *_):
         raise ConnectionResetError
+
+
+@pytest.mark.parametrize(
+    ("moment", "kind", "field"),
+    [
+        ("9999-12-31T00:00:00Z", "invalid-window", "not_before"),
+        ("9999-12-31T23:59:59-01:00", "invalid-field", "not_before"),
+        ("0001-01-01T00:00:00+01:00", "invalid-field", "not_before"),
+    ],
+)
+async def test_a_moment_at_the_end_of_the_calendar_is_refused_and_nobody_elses_message(door, item, moment, kind, field):
+    bad, good = await asyncio.gather(door.send(item(not_before=moment)), door.send(item()))
+    assert problem_of(bad, 422)["type"].endswith(f":{kind}")
+    assert problem_of(bad, 422)["field"] == field
+    assert good.status_code == 202, good.text
+
+
+async def test_what_goes_wrong_with_one_item_is_that_items_answer(door, item, monkeypatch):
+    def fails(candidate, message_id, now):
+        if candidate.item.reference == "odd":
+            raise ArithmeticError
+        return mail(candidate, message_id, now)
+
+    mail = door.admission._mail
+    monkeypatch.setattr(door.admission, "_mail", fails)
+    odd, even = await asyncio.gather(door.send(item(reference="odd")), door.send(item(reference="even")))
+    assert problem_of(odd, 500)["type"].endswith(":internal-error")
+    assert even.status_code == 202
+    assert await door.count("messages") == 1
+
+
+class LosesAnswers:
+    """A pool whose connections are lost after a statement with this word was carried out, so many times."""
+
+    def __init__(self, pool, word, times, *, before=False):
+        self._pool, self._word, self._times, self._before = pool, word, times, before
+
+    async def fetch(self, query, *arguments):
+        loses = self._word in query and self._times > 0
+        if loses and self._before:
+            self._times -= 1
+            raise asyncpg.ConnectionDoesNotExistError
+        rows = await self._pool.fetch(query, *arguments)
+        if loses:
+            self._times -= 1
+            raise asyncpg.ConnectionDoesNotExistError
+        return rows
+
+
+@pytest.mark.parametrize("before", [True, False])
+async def test_an_answer_lost_on_its_way_from_the_database_makes_no_second_message(door, item, monkeypatch, before):
+    monkeypatch.setattr(door.admission, "_pool", LosesAnswers(door.pool, "WITH admitted AS", 1, before=before))
+    answer = await door.send(item())
+    assert answer.status_code == 202, answer.text
+    assert await door.count("messages") == await door.count("outbox") == 1
+    assert str(await door.pool.fetchval("SELECT id FROM messages")) == answer.json()["id"]
+
+
+async def test_a_commit_whose_answer_is_late_is_not_repeated(door, item, monkeypatch):
+    """The first statement commits between the look for its messages and the second try."""
+    pool = LosesAnswers(door.pool, "WITH admitted AS", 1)
+    looks = []
+
+    async def looked(*_):
+        looks.append(1)
+        return set() if len(looks) == 1 else await stored_ids(*_)
+
+    stored_ids = store.stored_ids
+    monkeypatch.setattr(store, "stored_ids", looked)
+    monkeypatch.setattr(door.admission, "_pool", pool)
+    answer = await door.send(item())
+    assert answer.status_code == 202, answer.text
+    assert len(looks) == 2
+    assert await door.count("messages") == await door.count("outbox") == 1
+
+
+async def test_a_batch_under_one_idempotency_key_is_refused_instead_of_ignoring_it(door, item):
+    body = orjson.dumps({"items": [item()]})
+    answer = await door.client.post("/v1/messages:batch", content=body, headers={**door.key, "Idempotency-Key": "k"})
+    assert problem_of(answer, 422)["field"] == "Idempotency-Key"
+    await assert_nothing_was_kept(door)
+
+
+async def arriving(sizes, goes_on):
+    """A body that comes in pieces; the last is held back."""
+    *first, last = sizes
+    for size in first:
+        yield b" " * size
+    await goes_on.wait()
+    yield b" " * last
+
+
+async def test_a_key_that_opens_nothing_gets_no_memory(door):
+    goes_on = asyncio.Event()
+    key = {"authorization": "Bearer wk_" + "n" * 43}
+    answer = await door.client.post("/v1/messages", content=arriving([70_000, 1], goes_on), headers=key)
+    assert problem_of(answer, 401)["type"].endswith(":unknown-key"), "before its last byte has come"
+
+
+async def test_slow_large_bodies_of_one_account_leave_room_for_others(door, item, monkeypatch):
+    monkeypatch.setattr("ingestion.body.KEY_BYTES_MAX", 300_000)
+    monkeypatch.setattr("ingestion.body.LARGE_BODIES_BYTES_MAX", 500_000)
+    monkeypatch.setattr("ingestion.body.BODIES_BYTES_MAX", 600_000)
+    goes_on = asyncio.Event()
+    others = await door.create_account("Others", inboxes=[])
+    other = {"authorization": f"Bearer {others['api_key']}"}
+
+    def slowly(key, size):
+        body = arriving([size, 1], goes_on)
+        return asyncio.create_task(door.client.post("/v1/messages", content=body, headers=key))
+
+    async def busy(key, size):
+        return problem_of(await slowly(key, size), 503)["detail"].partition(":")[0]
+
+    held = [slowly(door.key, 250_000)]
+    await asyncio.sleep(0.1)
+    assert await busy(door.key, 100_000) == "too many large bodies of this key at once"
+    held.append(slowly(other, 240_000))
+    await asyncio.sleep(0.1)
+    assert await busy(other, 100_000 - 50_000 + 20_000) in {
+        "too many large bodies at once",
+        "too many large bodies of this key at once",
+    }
+    assert (await door.send(item())).status_code == 202, "a small one passes"
+    goes_on.set()
+    assert {answer.status_code for answer in await asyncio.gather(*held)} == {400}
+    assert (await door.send(item(content={"subject": "s", "text": "x " * 50_000}))).status_code == 202
 
 
 async def test_a_congested_road_stops_batches_before_singles(door, item):

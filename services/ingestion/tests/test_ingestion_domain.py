@@ -133,9 +133,10 @@ def test_three_days_count_from_a_later_beginning():
         (None, NOW, "not_after", None),
         (None, NOW + timedelta(days=31), "not_after", 30),
         (NOW + timedelta(hours=2), NOW + timedelta(hours=1), "not_after", None),
-        (NOW + timedelta(days=40), None, "not_before", None),
+        (NOW + timedelta(days=40), None, "not_before", 30),
+        (datetime.max.replace(tzinfo=UTC), None, "not_before", 30),
     ],
-    ids=["over", "too long", "ends before it begins", "begins too late"],
+    ids=["over", "too long", "ends before it begins", "begins too late", "never begins"],
 )
 def test_a_window_without_time_in_it_is_refused(not_before, not_after, field, limit):
     problem = refusal(validity, not_before, not_after, NOW)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from common.contracts.vault import SealCall, SealItem
 from common.http.problems import Problem
@@ -15,7 +15,7 @@ from common.ids import new_id
 from common.postgres.queries import load_queries
 from common.times import rfc3339
 from ingestion.mime import ContentError, parse_address
-from ingestion.submission import Address, Name
+from ingestion.submission import Address, Moment, Name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,7 +54,7 @@ class NewUser(_Written):
 
     person: NewPerson | None = None
     tools: Annotated[tuple[Literal["email"], ...], Field(min_length=1, max_length=4)] = ("email",)
-    ends_at: AwareDatetime | None = None
+    ends_at: Moment | None = None
 
 
 class NewAccount(_Written):
@@ -65,7 +65,7 @@ class NewAccount(_Written):
     inboxes: Annotated[tuple[NewInbox, ...], Field(max_length=100)] = ()
     users: Annotated[tuple[NewUser, ...], Field(max_length=100)] = ()
     accept_rules: Annotated[str, Field(max_length=20)] | None = None
-    key_expires_at: AwareDatetime | None = None
+    key_expires_at: Moment | None = None
 
 
 class RulesAcceptance(_Written):
@@ -152,6 +152,7 @@ async def create_account(pool: Pool, wanted: NewAccount, rules: RulesInForce, se
     """
     _check_version(wanted.accept_rules, rules)
     inboxes = [_inbox(inbox, f"inboxes.{at}.address") for at, inbox in enumerate(wanted.inboxes)]
+    _check_inboxes(inboxes)
     made = [
         _Made(_user("administrator"), None, wanted.administrator, "administrator"),
         *(_Made(_user("user"), user, user.person, f"users.{at}.person") for at, user in enumerate(wanted.users)),
@@ -175,6 +176,15 @@ async def create_account(pool: Pool, wanted: NewAccount, rules: RulesInForce, se
         users=[each.user for each in made],
         inboxes=inboxes,
     )
+
+
+def _check_inboxes(inboxes: Sequence[CreatedInbox]) -> None:
+    seen: set[tuple[str, str]] = set()
+    for at, inbox in enumerate(inboxes):
+        if (inbox.tool, inbox.address) in seen:
+            field = f"inboxes.{at}.address"
+            raise Problem(422, "invalid-field", f"{field}: the account has this inbox already", field=field)
+        seen.add((inbox.tool, inbox.address))
 
 
 async def _seal_people(sealer: Sealer, account_id: str, made: Sequence[_Made]) -> None:

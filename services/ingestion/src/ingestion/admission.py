@@ -7,18 +7,20 @@ Nothing of a batch is kept before the one statement that stores messages and out
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import time
 from collections import Counter
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, ParamSpec, Protocol, TypeVar
 
 import orjson
 
 from common.contracts.vault import SealAnswer, SealCall, SealItem
 from common.events.envelope import record_of
 from common.events.intake import MessageAdmitted, admitted_body, sealed_digest
-from common.http.problems import TYPE_PREFIX, Problem
+from common.http.problems import TYPE_PREFIX, Problem, failed
 from common.http.vault import VaultRefusedError
 from common.ids import new_id
 from common.security.sealing import new_message_key, seal
@@ -49,7 +51,7 @@ from ingestion.row_seal import HEADER, OwnFields, RowSeal
 from ingestion.store import AdmittedRow, Key, NewMessage
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
     from datetime import datetime
 
     from common.outbox import StoredRecord
@@ -60,7 +62,10 @@ if TYPE_CHECKING:
     from ingestion.submission import MessageItem, Parsed
 
 _ITEMS_BETWEEN_YIELDS = 25
+_PAUSES_SECONDS = (0.1, 0.4, 1.0, 2.0)
 T = TypeVar("T")
+P = ParamSpec("P")
+log = logging.getLogger(__name__)
 
 Outcome = AdmittedRow | Problem
 
@@ -181,7 +186,8 @@ class Admission:
         """Return the outcome of each item, in order.
 
         Raises:
-            RetryableError and its like: something outside is away; nothing was kept.
+            RetryableError and its like: something outside is away. Nothing was kept, unless it was the database and
+                went away for longer than it is asked again; an idempotency key is what makes asking again safe.
         """
         now = self._now()
         authorities = await store.authorities(self._pool, {each.key_digest for each in submissions}, self._rules)
@@ -193,10 +199,7 @@ class Admission:
         followers: list[_Follower] = []
         async for some in _slices(list(enumerate(zip(submissions, keys, strict=True)))):
             for position, (submission, key) in some:
-                try:
-                    found = self._decide(position, submission, key, view)
-                except Problem as refusal:
-                    found = refusal
+                found = _of_one_item(self._decide, position, submission, key, view)
                 if isinstance(found, _Candidate):
                     candidates.append(found)
                     if found.key is not None:
@@ -263,10 +266,11 @@ class Admission:
         written: list[tuple[_Candidate, str, Mail]] = []
         for candidate in candidates:
             message_id = new_id()
-            try:
-                written.append((candidate, message_id, self._mail(candidate, message_id, now)))
-            except Problem as refusal:
-                outcomes[candidate.position] = refusal
+            mail = _of_one_item(self._mail, candidate, message_id, now)
+            if isinstance(mail, Problem):
+                outcomes[candidate.position] = mail
+            else:
+                written.append((candidate, message_id, mail))
         return [_sealed(*each) for each in written]
 
     def _mail(self, candidate: _Candidate, message_id: str, now: datetime) -> Mail:
@@ -344,8 +348,7 @@ class Admission:
         return self._row_seal.seal(each.message_id, OwnFields(key, candidate.fingerprint, candidate.item.reference))
 
     async def _store(self, messages: Sequence[tuple[int, NewMessage]]) -> dict[int, Outcome]:
-        stored = await store.admit(self._pool, [message for _, message in messages])
-        self._relay.committed(stored.values())
+        stored = await self._stored([message for _, message in messages])
         outcomes: dict[int, Outcome] = {
             position: message.row for position, message in messages if message.row.id in stored
         }
@@ -358,6 +361,26 @@ class Admission:
         for key, (position, message) in lost.items():
             outcomes[position] = _answer_again(winners[key], message.row.fingerprint)
         return outcomes
+
+    async def _stored(self, messages: Sequence[NewMessage]) -> Collection[str]:
+        """Store messages; return the ids of those that are stored.
+
+        Where the connection is lost before the answer, the statement may have been carried out, or still be: it is
+        looked for, and repeated with the same ids, for some seconds.
+        """
+        for pause in (*_PAUSES_SECONDS, None):
+            try:
+                stored = await store.admit(self._pool, messages)
+                self._relay.committed(stored.values())
+                return stored.keys()
+            except store.UNTOLD:
+                if pause is None:
+                    raise
+            await asyncio.sleep(pause)
+            with contextlib.suppress(store.UNTOLD):
+                if stored_ids := await store.stored_ids(self._pool, [message.row.id for message in messages]):
+                    return stored_ids
+        raise AssertionError("the last try returns or raises")
 
     def _bucket(self, account_id: str) -> TokenBucket:
         bucket = self._buckets.get(account_id)
@@ -388,6 +411,17 @@ async def _slices(items: Sequence[T]) -> AsyncIterator[Sequence[T]]:
         if start:
             await asyncio.sleep(0)
         yield items[start : start + _ITEMS_BETWEEN_YIELDS]
+
+
+def _of_one_item(step: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T | Problem:
+    """Take a step that concerns one item: what goes wrong in it is that item's answer, not the whole batch's."""
+    try:
+        return step(*arguments, **named)
+    except Problem as refusal:
+        return refusal
+    except Exception:
+        log.exception("an item could not be admitted")
+        return failed()
 
 
 def _kind(outcome: Outcome) -> str:

@@ -197,9 +197,11 @@ def public_routes(door: Door) -> APIRouter:
     async def post_message(request: Request) -> Response:
         """Admit one message; the same idempotency key with the same content gives the first answer again.
 
-        From `202` on the message survives a power cut; `acceptance` is signed. Limits: 36 MiB per request, 700,000
-        bytes for the final mail, 10,000 messages a second of one account (burst 20,000). While the road is behind
-        single messages are refused last.
+        From `202` on the message survives a power cut; `acceptance` is signed. Nothing was kept of what is refused;
+        after `unavailable` that is all but sure (the database may have gone away between its commit and its answer),
+        so only an idempotency key makes asking again safe. Limits: 36 MiB per request, 700,000 bytes for the final
+        mail, 10,000 messages a second of one account (burst 20,000). While the road is behind single messages are
+        refused last.
         """
         key_digest, body = await _received(door, request, single=True)
         parsed = parse_single(body, request.headers.get(IDEMPOTENCY_KEY))
@@ -220,7 +222,8 @@ def public_routes(door: Door) -> APIRouter:
         """Admit up to 500 messages; each has its own answer, in the order of the items.
 
         An item's `problem` is one that `POST /v1/messages` answers; one with status 429 says in `retry_after` in how
-        many seconds to send the item again. Limits: 500 items, 36 MiB.
+        many seconds to send the item again. Idempotency keys stand in the items; the header `Idempotency-Key` is
+        refused. Limits: 500 items, 36 MiB.
         """
         key_digest, body = await _received(door, request, single=False)
         try:
@@ -297,7 +300,17 @@ async def _received(door: Door, request: Request, *, single: bool) -> tuple[byte
         raise Problem(503, "door-busy", "too much waits at the door: come back in a second", retry_after_seconds=1)
     door.bodies.check_announced(request)
     key_digest = api_key_digest(request.headers.get("authorization"))
-    return key_digest, await door.bodies.read(request)
+    if not single and IDEMPOTENCY_KEY in request.headers:
+        raise Problem(
+            422,
+            "invalid-field",
+            "Idempotency-Key: a batch takes none; give each item its own idempotency_key",
+            field="Idempotency-Key",
+        )
+    try:
+        return key_digest, await door.bodies.read(request, key_digest)
+    except RETRYABLE as error:
+        raise unavailable() from error
 
 
 async def _admit(

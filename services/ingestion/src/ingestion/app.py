@@ -25,7 +25,7 @@ from common.telemetry.process import Telemetry
 from common.times import now
 from ingestion.admission import Admission, Limits
 from ingestion.api import Door, public_routes
-from ingestion.body import Bodies
+from ingestion.body import Bodies, KnownKeys
 from ingestion.coalescer import Coalescer
 from ingestion.congestion import Bounds, CongestionSampler
 from ingestion.handlers import on_receipts, on_standings
@@ -119,7 +119,7 @@ async def _start(app: FastAPI, settings: Settings, telemetry: Telemetry, stack: 
     telemetry.watch_outbox(relay)
     telemetry.watch_unauthorised(pool)
     checks = {"postgres": postgres_check(pool), **await _start_reading(settings, pool, publisher, telemetry, stack)}
-    door = Door(pool, singles, bulk, congestion, Bodies(), rules, operators, telemetry.tracer)
+    door = Door(pool, singles, bulk, congestion, Bodies(KnownKeys(pool, rules)), rules, operators, telemetry.tracer)
     app.include_router(health_routes(checks))
     include(app, public_routes(door))
     app.include_router(operator_routes(pool, rules, operators, vault))

@@ -181,9 +181,17 @@ def validity(not_before: datetime | None, not_after: datetime | None, now: datet
     """Return the window of a message admitted now; 72 hours unless it says otherwise.
 
     Raises:
-        Problem: it is empty, over, or ends later than in 30 days.
+        Problem: it is empty, over, or begins or ends later than in 30 days.
     """
     opens = not_before or now
+    if opens >= now + VALIDITY_MAX:
+        raise Problem(
+            422,
+            "invalid-window",
+            f"not_before is {VALIDITY_MAX.days} days away or more: begin sooner",
+            field="not_before",
+            limit=VALIDITY_MAX.days,
+        )
     closes = not_after or min(max(opens, now) + VALIDITY_DEFAULT, now + VALIDITY_MAX)
     if closes > now + VALIDITY_MAX:
         days = VALIDITY_MAX.days

@@ -58,6 +58,10 @@ WITH admitted AS (
 SELECT ARRAY(SELECT id FROM told ORDER BY id) AS outbox_ids,
     CASE WHEN (SELECT count(*) FROM admitted) < cardinality($1) THEN ARRAY(SELECT id::text FROM admitted) END AS message_ids
 
+-- name: stored_ids
+-- Which of these messages there are.
+SELECT id::text AS id FROM messages WHERE id = ANY($1::uuid[])
+
 -- name: put_back
 -- Messages that this database lost when it was put back to a backup; those that it has stay as they are.
 WITH lost AS (

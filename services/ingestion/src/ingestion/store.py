@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import asyncpg
 import orjson
 
 from common.events.intake import MessageAdmitted
@@ -15,7 +16,7 @@ from common.times import parse_rfc3339
 from ingestion.domain import Authority, Grant, Inbox
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
     from uuid import UUID
 
     from common.events import StandingChanged
@@ -101,6 +102,23 @@ async def known_messages(pool: Pool, keys: Sequence[Key]) -> Mapping[Key, Admitt
         )
         for row in rows
     }
+
+
+UNTOLD: tuple[type[Exception], ...] = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.UniqueViolationError,
+)
+"""After these nobody knows whether `admit` stored its messages; the last comes where an earlier try did meanwhile."""
+
+
+async def stored_ids(pool: Pool, message_ids: Sequence[str]) -> Collection[str]:
+    """Return those of these ids that messages have."""
+    return {row["id"] for row in await pool.fetch(_Q["stored_ids"], message_ids)}
 
 
 async def admit(pool: Pool, messages: Sequence[NewMessage]) -> Mapping[str, StoredRecord]:

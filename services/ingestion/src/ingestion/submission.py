@@ -6,10 +6,11 @@ so they are codes without spaces or at signs, never words about a person.
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json, to_json
 
 from common.contracts.basis import CODE_CHARACTERS_MAX, CODE_PATTERN, BasisKind
@@ -24,6 +25,17 @@ Code = Annotated[str, Field(pattern=CODE_PATTERN, max_length=CODE_CHARACTERS_MAX
 IdempotencyKey = Annotated[
     str, Field(min_length=1, max_length=IDEMPOTENCY_KEY_CHARACTERS_MAX, pattern=r"^[\x20-\x7e]+$")
 ]
+
+
+def _within_utc(moment: datetime) -> datetime:
+    try:
+        moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("the moment lies outside the years 1 to 9999 of UTC") from None
+    return moment
+
+
+Moment = Annotated[AwareDatetime, AfterValidator(_within_utc)]
 Address = Annotated[str, Field(min_length=1, max_length=254)]
 Name = Annotated[str, Field(max_length=200)]
 
@@ -76,8 +88,8 @@ class MessageItem(_Submitted):
     content: Content
     purpose: Code
     legal_basis: LegalBasis | None = None
-    not_before: AwareDatetime | None = None
-    not_after: AwareDatetime | None = None
+    not_before: Moment | None = None
+    not_after: Moment | None = None
     duplicates_allowed: bool = False
     idempotency_key: IdempotencyKey | None = None
     reference: Code | None = None

@@ -82,9 +82,7 @@ INVALID_FIELD = Refusal(
     422, "invalid-field", "`field` is missing or its value does not fit; `limit` says how far it may go"
 )
 UNKNOWN_FIELD = Refusal(422, "unknown-field", "`field` is not known here")
-UNAVAILABLE = Refusal(
-    503, "unavailable", "the database or Kafka is away; nothing was done, `Retry-After` says when to ask again"
-)
+UNAVAILABLE = Refusal(503, "unavailable", "the database or Kafka is away; `Retry-After` says when to ask again")
 
 OPERATORS = (UNAUTHENTICATED, NOT_AN_OPERATOR, UNAVAILABLE)
 JSON_BODY = (INVALID_JSON, BAD_REQUEST, INVALID_FIELD, UNKNOWN_FIELD)

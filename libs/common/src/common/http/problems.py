@@ -126,6 +126,12 @@ def unavailable() -> Problem:
     return Problem(HTTPStatus.SERVICE_UNAVAILABLE, "unavailable", detail, retry_after_seconds=RETRY_AFTER_SECONDS)
 
 
+def failed() -> Problem:
+    """Something went wrong here that nobody foresaw."""
+    detail = "this is our fault and was logged; send the same request again later"
+    return Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "internal-error", detail)
+
+
 async def _on_problem(_: Request, error: Exception) -> Response:
     assert isinstance(error, Problem)
     return error.response()
@@ -159,5 +165,4 @@ async def _on_unfit(_: Request, error: Exception) -> Response:
 
 
 async def _on_bug(_: Request, __: Exception) -> Response:
-    detail = "this is our fault and was logged; send the same request again later"
-    return Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "internal-error", detail).response()
+    return failed().response()

@@ -173,7 +173,7 @@ def _matched(number: int, matched_at: int) -> Node:
 def _rules_function(nodes: Mapping[int, Node], matched_at: int) -> Any:
     """Return the rules in their order; neighbours that need a match are passed over together where none has one."""
     lines = ["def run(f, applies, unsure):", "    pass"]
-    for need_match, together in groupby(nodes.items(), key=lambda item: _needs_match(*item, matched_at)):
+    for need_match, together in groupby(nodes.items(), key=lambda item: _needs_match(item[0], item[1], matched_at)):
         rules = dict(together)
         if need_match:
             lines.append(f"    if any(f[{matched_at + min(rules)}:{matched_at + max(rules) + 1}]):")
