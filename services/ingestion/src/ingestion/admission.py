@@ -377,7 +377,7 @@ class Admission:
                 if pause is None:
                     raise
             await asyncio.sleep(pause)
-            with contextlib.suppress(store.UNTOLD):
+            with contextlib.suppress(*store.UNTOLD):
                 if stored_ids := await store.stored_ids(self._pool, [message.row.id for message in messages]):
                     return stored_ids
         raise AssertionError("the last try returns or raises")
