@@ -133,6 +133,32 @@ class LosesAnAnswer:
 
 
 @dataclass
+class Fails:
+    """A pool that meets `error` once when `during` is asked for: a query by name, or a connection."""
+
+    pool: object
+    during: str
+    error: type[Exception] = asyncpg.CannotConnectNowError
+    armed: bool = False
+
+    def __getattr__(self, name):
+        return getattr(self.pool, name)
+
+    async def fetch(self, query, *arguments):
+        self.fail(query == store.QUERIES.get(self.during))
+        return await self.pool.fetch(query, *arguments)
+
+    def acquire(self):
+        self.fail(self.during == "acquire")
+        return self.pool.acquire()
+
+    def fail(self, asked):
+        if asked and self.armed:
+            self.armed = False
+            raise self.error
+
+
+@dataclass
 class World:
     """One worker of routing over a database that others may share."""
 
@@ -638,6 +664,37 @@ async def test_stale_standings_stop_dispatching(pool):
         assert await world.attempts(event) == []
         world.fresh = True
         await world.until(event, "handed_over")
+
+
+@pytest.mark.parametrize(
+    ("during", "error", "state"),
+    [
+        ("acquire, withheld by the vault", asyncpg.CannotConnectNowError, "withheld"),
+        ("acquire, refused to begin", asyncpg.CannotConnectNowError, "withheld"),
+        ("begin_attempts", asyncpg.DataError, "handed_over"),
+    ],
+)
+async def test_what_could_not_be_stopped_or_begun_is_claimed_again_when_its_lease_has_ended(pool, during, error, state):
+    failing = Fails(pool, during.partition(",")[0], error)
+    world = World(failing, lease_seconds=1.0)
+    world.vault.gate = asyncio.Event()
+    async with running(world):
+        event = world.message()
+        await world.plan(event)
+        await asyncio.sleep(0.1)
+        if during.endswith("by the vault"):
+            world.vault.refusals[event.message.event_id] = "withdrawn"
+        elif during.endswith("to begin"):
+            await store.record_standings(pool, [standing("acme", "blocked", 1)])
+        failing.armed = True
+        world.vault.gate.set()
+        async with asyncio.timeout(3):
+            while failing.armed or len(world.dispatcher.leases):
+                await asyncio.sleep(0.01)
+        assert (await world.row(event))["state"] == "handing"
+        await asyncio.sleep(1.0)
+        await world.claims.step()
+        await world.until(event, state)
 
 
 @pytest.mark.parametrize("kind", ["erased", "withdrawn", "bad-capsule"])

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from common.http.vault import VaultClient
     from common.loops import Loops
-    from common.outbox import OutboxRelay
+    from common.outbox import OutboxRelay, StoredRecord
     from common.postgres.pool import Pool
     from common.security.signing import Signer
     from common.telemetry.measuring import Durations
@@ -220,6 +220,11 @@ class Dispatcher:
         except RETRYABLE:
             await self._after_lost_begin(batch, entries)
             return
+        except Exception:
+            for one, entry in zip(batch, entries, strict=True):
+                entry.free()
+                self._drop(one.leased)
+            raise
         self.attempts_open += len(numbers)
         self.attempts_ahead += len(numbers)
         refused = []
@@ -327,7 +332,20 @@ class Dispatcher:
     async def _stop(
         self, leased: Sequence[Leased], decide: Callable[[Delivery], tuple[DeliveryState, str]] | None
     ) -> None:
-        """End or hold deliveries that are still leased by us, by a decision or by standing and window."""
+        """End or hold deliveries that are still leased by us, by a decision or by standing and window.
+
+        Their leases are given up even when that fails: they end soon, and the deliveries are claimed again.
+        """
+        try:
+            stored = await self._write_stops(leased, decide)
+        finally:
+            for one in leased:
+                self._drop(one)
+        self.relay.committed(stored)
+
+    async def _write_stops(
+        self, leased: Sequence[Leased], decide: Callable[[Delivery], tuple[DeliveryState, str]] | None
+    ) -> list[StoredRecord]:
         now = self.now()
         async with self.pool.acquire() as connection, connection.transaction():
             locked = await store.lock_deliveries(connection, [one.message_id for one in leased])
@@ -347,10 +365,7 @@ class Dispatcher:
                 past = list(results.get(delivery.message_id, {}).values())
                 if AttemptResult.OPEN not in past:
                     changes.append(stop(delivery, past, state, reason, due_at))
-            stored = await store_changes(connection, self.signer, changes, now)
-        self.relay.committed(stored)
-        for one in leased:
-            self._drop(one)
+            return await store_changes(connection, self.signer, changes, now)
 
     async def _renew(self) -> None:
         asked_at = time.monotonic()
