@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
+from collections import defaultdict
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -27,6 +29,7 @@ from common.security.sealing import new_message_key, seal
 from common.security.signing import Signer, TrustedKeys
 from routing import store
 from routing.claims import Claims
+from routing.disclosure import FRESH_SECONDS
 from routing.dispatcher import Dispatcher
 from routing.domain import AttemptResult, Outcome, Reply, again
 from routing.handlers import Authority, Planner, on_screened
@@ -51,10 +54,13 @@ class FakeVault:
     keys: dict[str, bytes] = field(default_factory=dict)
     refusals: dict[str, str] = field(default_factory=dict)
     asked: list = field(default_factory=list)
+    asked_at: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     gate: asyncio.Event | None = None
 
     async def disclose(self, call):
         self.asked += call.items
+        for item in call.items:
+            self.asked_at[item.message_id].append(time.monotonic())
         if self.gate is not None:
             await self.gate.wait()
         return [self.answer(item) for item in call.items]
@@ -74,8 +80,10 @@ class FakeProvider:
     name: str = "smtp.default"
     fields: tuple = ("address",)
     calls_at_once: int = 64
+    seconds: float = 0.0
 
     async def hand_over(self, instruction, verdict, mail, *, deadline, beyond):
+        await asyncio.sleep(self.seconds)
         message_id = instruction.instruction.message_id
         assert verdict.verdict.action == "allow"
         self.calls.append((message_id, mail.content))
@@ -695,6 +703,99 @@ async def test_what_could_not_be_stopped_or_begun_is_claimed_again_when_its_leas
         await asyncio.sleep(1.0)
         await world.claims.step()
         await world.until(event, state)
+
+
+async def test_a_withdrawal_reaches_what_was_disclosed_and_waits_to_be_begun(pool):
+    world = World(pool, attempts_open_max=1)
+    called, waiting = world.message(), world.message()
+    answered = asyncio.Event()
+    world.provider.script[called.message.event_id] = [answered]
+    async with running(world):
+        await world.plan(called)
+        await world.plan(waiting)
+        await asyncio.sleep(0.2)
+        assert waiting.message.event_id in {item.message_id for item in world.vault.asked}
+        world.vault.refusals[waiting.message.event_id] = "withdrawn"
+        await asyncio.sleep(FRESH_SECONDS)
+        answered.set()
+        await world.until(waiting, "withheld")
+        assert [message_id for message_id, _ in world.provider.calls] == [called.message.event_id]
+
+
+async def test_a_withdrawal_reaches_what_is_begun_and_waits_to_be_called(pool):
+    world = World(pool)
+    world.provider.calls_at_once = 1
+    called, waiting, allowed = world.message(), world.message(), world.message()
+    answered = asyncio.Event()
+    world.provider.script[called.message.event_id] = [answered]
+    async with running(world):
+        await world.plan(called)
+        await world.plan(waiting, allowed)
+        async with asyncio.timeout(3):
+            while not (await world.attempts(waiting) and await world.attempts(allowed)):
+                await asyncio.sleep(0.01)
+        world.vault.refusals[waiting.message.event_id] = "withdrawn"
+        await asyncio.sleep(FRESH_SECONDS)
+        answered.set()
+        await world.until(waiting, "planned")
+        await world.claims.step()
+        await world.until(waiting, "withheld")
+        assert [attempt["result"] for attempt in await world.attempts(waiting)] == ["unreached"]
+        assert len(await world.attempts(allowed)) == 1
+        await world.until(allowed, "handed_over")
+        assert len(world.provider.calls) == 2
+
+
+async def test_what_is_begun_is_not_called_after_its_window(pool):
+    world = World(pool)
+    world.provider.calls_at_once = 1
+    called, late = world.message(), world.message(not_after=datetime.now(UTC) + timedelta(seconds=0.4))
+    answered = asyncio.Event()
+    world.provider.script[called.message.event_id] = [answered]
+    async with running(world):
+        await world.plan(called)
+        await world.plan(late)
+        async with asyncio.timeout(3):
+            while not await world.attempts(late):
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0.4)
+        answered.set()
+        await world.until(late, "planned")
+        await world.sweeps.step()
+        assert (await world.row(late))["state"] == "expired"
+        assert len(world.provider.calls) == 1
+
+
+async def test_nothing_is_disclosed_while_standings_are_stale(pool):
+    world = World(pool, fresh=False)
+    async with running(world):
+        event = world.message()
+        await world.plan(event)
+        await asyncio.sleep(0.2)
+        assert world.vault.asked == []
+        world.fresh = True
+        await world.until(event, "handed_over")
+
+
+@pytest.mark.parametrize(("call_seconds", "messages"), [(0.0, 1500), (0.4, 120)])
+async def test_what_was_just_disclosed_is_not_asked_for_again_and_little_is_disclosed_in_vain(
+    pool, call_seconds, messages
+):
+    world = World(pool, attempts_open_max=256)
+    world.provider.seconds = call_seconds
+    world.provider.calls_at_once = 16
+    events = [world.message() for _ in range(messages)]
+    async with running(world):
+        for start in range(0, messages, 250):
+            await world.plan(*events[start : start + 250])
+        async with asyncio.timeout(30):
+            while await pool.fetchval("SELECT count(*) FROM deliveries WHERE state = 'handed_over'") < messages:
+                await world.claims.step()
+                await asyncio.sleep(0.05)
+    assert len(world.provider.calls) == messages
+    times = [sorted(group) for group in world.vault.asked_at.values()]
+    assert all(again - first > FRESH_SECONDS for group in times for first, again in itertools.pairwise(group))
+    assert sum(map(len, times)) / messages < 2.5
 
 
 @pytest.mark.parametrize("kind", ["erased", "withdrawn", "bad-capsule"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from routing.leases import Leased
     from routing.providers import Provider
 
+# A withdrawal acts within a second, also on what was disclosed before it and waits.
+FRESH_SECONDS = 0.5
+
 # Another worker has gone further with the delivery.
 _STALE_EPOCH = "stale-epoch"
 # The vault holds a signed receipt of the hand-over. A row that still waits is one of a database put back to earlier.
@@ -34,10 +38,16 @@ _WITHHELD = frozenset(
 
 @dataclass(slots=True, eq=False)
 class Ready:
-    """A leased delivery with what the vault disclosed."""
+    """A leased delivery with what the vault disclosed, and when (monotonic seconds)."""
 
     leased: Leased
     mail: Disclosed
+    disclosed_at: float
+
+    @property
+    def is_stale(self) -> bool:
+        """True when the vault has to be asked again: a withdrawal since then would not be known."""
+        return time.monotonic() - self.disclosed_at > FRESH_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +72,8 @@ async def disclose(vault: VaultClient, provider: Provider, leased: Sequence[Leas
         purpose="delivery", provider=provider.name, fields=list(provider.fields), items=[_item(one) for one in leased]
     )
     answers = await vault.disclose(call)
-    return [_opened(one, answer) for one, answer in zip(leased, answers, strict=True)]
+    answered_at = time.monotonic()
+    return [_opened(one, answer, answered_at) for one, answer in zip(leased, answers, strict=True)]
 
 
 def _item(leased: Leased) -> DiscloseItem:
@@ -80,7 +91,7 @@ def _item(leased: Leased) -> DiscloseItem:
     )
 
 
-def _opened(leased: Leased, answer: DiscloseAnswer) -> Ready | Withheld | Lost:
+def _opened(leased: Leased, answer: DiscloseAnswer, answered_at: float) -> Ready | Withheld | Lost:
     if answer.problem is not None:
         return _refused(leased, str(answer.problem.get("type", "")).removeprefix(TYPE_PREFIX))
     assert answer.message_key is not None
@@ -94,7 +105,7 @@ def _opened(leased: Leased, answer: DiscloseAnswer) -> Ready | Withheld | Lost:
     if sha256(content).hexdigest() != instruction.content_digest:
         return Withheld(leased, DeliveryState.WITHHELD, "the content is not the one that was instructed")
     mail = Disclosed(envelope["mail_from"], answer.fields["address"], content, answer.message_key)
-    return Ready(leased, mail)
+    return Ready(leased, mail, answered_at)
 
 
 def _refused(leased: Leased, kind: str) -> Withheld | Lost:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from common.http.vault import VaultRefusedError
 from common.kafka.consumer import RETRYABLE
 from common.telemetry.measuring import Measures
 from common.telemetry.metrics import HANDOVER_DURATION
@@ -42,8 +43,10 @@ if TYPE_CHECKING:
     from routing.providers import Provider
     from routing.settlement import Settlement
 
-DISCLOSED_AT_ONCE_MAX = 250
+# So much is disclosed at once and waits: half of it where some became stale, a little more with each batch begun.
 READY_MAX = 250
+READY_MIN = 16
+READY_GROWTH = 2
 AHEAD_MAX = 96
 STALE_PAUSE_SECONDS = 0.05
 WITHHELD_PAUSE_SECONDS = 30.0
@@ -103,7 +106,7 @@ class Dispatcher:
     measures: Measures = field(default_factory=Measures)
     attempts_open: int = 0
     attempts_ahead: int = 0
-    _fresh: deque[Leased] = field(default_factory=deque)
+    _undisclosed: deque[Leased] = field(default_factory=deque)
     _ready: deque[Ready] = field(default_factory=deque)
     _wake_prepare: asyncio.Event = field(default_factory=asyncio.Event)
     _wake_begin: asyncio.Event = field(default_factory=asyncio.Event)
@@ -113,6 +116,7 @@ class Dispatcher:
     _begun: asyncio.Queue[Begun] = field(default_factory=asyncio.Queue)
     _senders: list[asyncio.Task[None]] = field(default_factory=list)
     _calling: int = 0
+    _ready_max: int = READY_MAX
     _handover_durations: Durations = field(init=False)
 
     def __post_init__(self) -> None:
@@ -150,7 +154,7 @@ class Dispatcher:
         """Take over leases that were just committed."""
         for one in leased:
             self.leases.hold(one)
-            self._fresh.append(one)
+            self._undisclosed.append(one)
         self._wake_prepare.set()
 
     @property
@@ -176,18 +180,23 @@ class Dispatcher:
 
     async def _prepare(self) -> None:
         """Disclose a batch of leased deliveries."""
-        if not self._fresh:
+        if not self._undisclosed:
             self._wake_prepare.clear()
             await self._wake_prepare.wait()
-        if len(self._ready) >= READY_MAX:
+        if len(self._ready) >= self._ready_max:
             await asyncio.sleep(self.cycle_seconds)
             return
-        batch = [self._fresh[place] for place in range(min(len(self._fresh), DISCLOSED_AT_ONCE_MAX))]
+        if not self.standings_are_fresh():
+            await asyncio.sleep(STALE_PAUSE_SECONDS)
+            return
+        batch = [self._undisclosed.popleft() for _ in range(min(len(self._undisclosed), self._ready_max))]
         held = [leased for leased in batch if self.leases.holds(leased)]
-        with self.tracer.carry(leased.traceparent for leased in held):
-            answers = await disclose(self.vault, self.provider, held) if held else []
-        for _ in batch:
-            self._fresh.popleft()
+        try:
+            with self.tracer.carry(leased.traceparent for leased in held):
+                answers = await disclose(self.vault, self.provider, held) if held else []
+        except Exception:
+            self._undisclosed.extendleft(reversed(held))
+            raise
         self._ready.extend(answer for answer in answers if isinstance(answer, Ready))
         self._wake_begin.set()
         for answer in answers:
@@ -254,14 +263,24 @@ class Dispatcher:
             self._wake_begin.set()
 
     def _next_ready(self) -> list[Ready]:
+        """Return what is begun now. What is stale is disclosed again, and less is disclosed ahead for a while."""
         free = self._room_to_begin
         batch: list[Ready] = []
+        stale: list[Leased] = []
         while self._ready and len(batch) < free:
             one = self._ready.popleft()
-            if self.leases.holds(one.leased) and time.monotonic() < one.leased.deadline:
-                batch.append(one)
-            else:
+            if not self.leases.holds(one.leased) or time.monotonic() >= one.leased.deadline:
                 self._drop(one.leased)
+            elif one.is_stale:
+                stale.append(one.leased)
+            else:
+                batch.append(one)
+        if stale:
+            self._undisclosed.extendleft(reversed(stale))
+            self._wake_prepare.set()
+            self._ready_max = max(READY_MIN, self._ready_max // 2)
+        else:
+            self._ready_max = min(READY_MAX, self._ready_max + READY_GROWTH)
         return batch
 
     async def _after_lost_begin(self, batch: Sequence[Ready], entries: Sequence[Entry]) -> None:
@@ -295,6 +314,9 @@ class Dispatcher:
                 self._calling -= 1
 
     async def _call(self, begun: Begun) -> None:
+        if why_not := await self._why_not_call(begun):
+            self._done(begun, Outcome(AttemptResult.UNREACHED, why_not), None, at_once=True)
+            return
         leased, mail = begun.ready.leased, begun.ready.mail
         started = time.monotonic()
         named: Attributes = {"waystation.provider": self.provider.name, "waystation.attempt": begun.number}
@@ -312,6 +334,25 @@ class Dispatcher:
             span.end(None if outcome.result is AttemptResult.ACCEPTED else result, {"waystation.result": result})
             leased.traceparent = span.traceparent
         self._done(begun, outcome, SealedReply.of(outcome, leased.message_id, begun.number, mail.message_key))
+
+    async def _why_not_call(self, begun: Begun) -> str | None:
+        """Look at what may have changed since the attempt began; the vault is asked again where it waited too long."""
+        leased = begun.ready.leased
+        if leased.instruction.instruction.not_after <= self.now():
+            return "the validity window ended before the call"
+        if not begun.ready.is_stale:
+            return None
+        try:
+            (answer,) = await disclose(self.vault, self.provider, [leased])
+        except (*RETRYABLE, VaultRefusedError):
+            return "the vault could not be asked again before the call"
+        except Exception:
+            log.exception("what the vault said before a call could not be used")
+            return "the vault's answer before the call could not be used"
+        if not isinstance(answer, Ready):
+            return "the vault disclosed no more before the call"
+        begun.ready = answer
+        return None
 
     def _done(self, begun: Begun, outcome: Outcome, reply: SealedReply | None, *, at_once: bool = False) -> None:
         begun.entry.known(begun.number, outcome, reply)
