@@ -610,6 +610,49 @@ async def test_a_suspension_holds_what_waits_and_good_standing_releases_it(pool)
         await world.until(event, "handed_over")
 
 
+@pytest.mark.parametrize("planned", ["before the suspension", "during the suspension"])
+async def test_a_suspension_that_is_lifted_sends_nothing_before_its_validity_window(pool, planned):
+    world = World(pool)
+    later = datetime.now(UTC).replace(microsecond=0) + timedelta(minutes=5)
+    event = world.message(not_before=later)
+    if planned == "before the suspension":
+        await world.plan(event)
+    await world.sweeps.on_standing_changed([standing("acme", "suspended", 1)])
+    if planned == "during the suspension":
+        await world.plan(event)
+    assert (await world.row(event))["state"] == "held"
+    await world.sweeps.on_standing_changed([standing("acme", "good", 2)])
+    row = await world.row(event)
+    assert (row["state"], row["due_at"]) == ("planned", later)
+
+
+async def test_a_state_that_is_recalled_after_a_restore_waits_for_its_validity_window(pool):
+    world = World(pool)
+    later = datetime.now(UTC).replace(microsecond=0) + timedelta(minutes=5)
+    event = world.message(action="hold", not_before=later)
+    await world.planner.plan_again([received(event)])
+    message_id = event.message.event_id
+    newest = SimpleNamespace(message_id=message_id, state="planned", reason="standing: released", sequence=2)
+    async with pool.acquire() as connection, connection.transaction():
+        await store.lock_deliveries(connection, [message_id])
+        await store.recall_states(connection, [newest])
+    row = await world.row(event)
+    assert (row["state"], row["sequence"], row["due_at"]) == ("planned", 2, later)
+
+
+async def test_a_claim_puts_back_what_is_due_before_its_validity_window(pool):
+    async with running(World(pool)) as world:
+        later = datetime.now(UTC).replace(microsecond=0) + timedelta(minutes=5)
+        event, other = world.message(not_before=later), world.message(not_before=later)
+        await world.plan(event, other)
+        await pool.execute("UPDATE deliveries SET due_at = now()")
+        await world.claims.step()
+        for each in (event, other):
+            row = await world.row(each)
+            assert (row["state"], row["due_at"]) == ("planned", later)
+        assert world.vault.asked == []
+
+
 async def test_a_block_withholds_what_a_suspension_held(pool):
     world = World(pool)
     await world.sweeps.on_standing_changed([standing("acme", "suspended", 1)])

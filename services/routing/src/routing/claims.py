@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from common.events.envelope import EventError, decode
 from common.events.screening import SentVerdict
 from common.security.signing import SignatureError
 from routing import store
-from routing.domain import Change, joined_state
+from routing.domain import Change, DeliveryState, joined_state, stop
 from routing.leases import Leased
 from routing.receipts import store_changes
 
@@ -29,6 +29,15 @@ CLAIMED_AT_ONCE_MAX = 200
 _TYPE_HEADER = (("ce_type", SentVerdict.TYPE.encode()),)
 
 log = logging.getLogger(__name__)
+
+
+class _Stopped(NamedTuple):
+    """A leased delivery that is not handed over now: where it goes instead, why, and when it is due there."""
+
+    message_id: str
+    state: DeliveryState
+    reason: str
+    due_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +60,11 @@ class Claims:
                 free, lost = await store.claimable(connection, room)
                 stored = await self._doubt(connection, lost) if lost else []
                 rows = await store.lease(connection, free, self.lease_seconds) if free else []
+                deadline = self.dispatcher.leases.deadline(asked_at)
+                verified = [self._verified(row, deadline) for row in rows]
+                stored += await self._stop(connection, [one for one in verified if isinstance(one, _Stopped)])
             self.relay.committed(stored)
-            deadline = self.dispatcher.leases.deadline(asked_at)
-            self.dispatcher.take(leased for row in rows if (leased := self._verified(row, deadline)) is not None)
+            self.dispatcher.take(one for one in verified if isinstance(one, Leased))
             if len(free) + len(lost) < room:
                 return
 
@@ -76,7 +87,19 @@ class Claims:
         ]
         return await store_changes(connection, self.signer, changes, now)
 
-    def _verified(self, row: store.LeasedRow, deadline: float) -> Leased | None:
+    async def _stop(self, connection: Connection, stopped: Sequence[_Stopped]) -> list[StoredRecord]:
+        if not stopped:
+            return []
+        message_ids = [one.message_id for one in stopped]
+        deliveries = await store.lock_deliveries(connection, message_ids)
+        results = await store.attempt_results(connection, message_ids)
+        changes = [
+            stop(deliveries[message_id], list(results.get(message_id, {}).values()), state, reason, due_at)
+            for message_id, state, reason, due_at in stopped
+        ]
+        return await store_changes(connection, self.signer, changes, self.now())
+
+    def _verified(self, row: store.LeasedRow, deadline: float) -> Leased | _Stopped | None:
         """Verify the stored record again: a row alone, whoever wrote it, sends nothing."""
         try:
             instruction, verdict = self.authority.verify(decode(SentVerdict, row.event, _TYPE_HEADER))
@@ -87,6 +110,8 @@ class Claims:
         if instruction.instruction.message_id != row.message_id:
             log.error("delivery %s is not handed over: its record is another message's", row.message_id)
             return None
+        if (not_before := instruction.instruction.not_before) > row.leased_at:
+            return _Stopped(row.message_id, DeliveryState.PLANNED, "waits for its validity window", not_before)
         return Leased(
             instruction, verdict, row.epoch, deadline, row.attempts, row.sequence, traceparent=row.traceparent
         )

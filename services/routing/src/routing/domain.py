@@ -178,7 +178,7 @@ def settle(
 
 
 def stop(
-    delivery: Delivery, results: Sequence[AttemptResult], state: DeliveryState, reason: str, now: datetime
+    delivery: Delivery, results: Sequence[AttemptResult], state: DeliveryState, reason: str, due_at: datetime
 ) -> Change:
     """Return the change that ends or holds an open delivery without a call.
 
@@ -187,7 +187,7 @@ def stop(
     """
     if AttemptResult.DOUBT in results and state not in OPEN_STATES:
         state, reason = DeliveryState.IN_DOUBT, f"an earlier attempt is in doubt ({reason})"
-    return Change(delivery, state, reason, delivery.sequence + 1, delivery.round, due_at=now)
+    return Change(delivery, state, reason, delivery.sequence + 1, delivery.round, due_at=due_at)
 
 
 def revise(

@@ -194,9 +194,9 @@ ON CONFLICT (message_id, number) DO UPDATE
     WHERE a.result IN ('open', 'doubt')
 
 -- name: recall_states
--- Deliveries as their newest receipt tells them, where it is newer than the row; what waits may go on at once.
+-- Deliveries as their newest receipt tells them, where it is newer than the row; what waits may go on when it was due.
 UPDATE deliveries d SET state = r.state, reason = r.reason, sequence = r.sequence,
-    lease_until = NULL, due_at = now(), changed_at = now()
+    lease_until = NULL, due_at = greatest(d.due_at, now()), changed_at = now()
 FROM unnest($1::uuid[], $2::text[], $3::text[], $4::integer[]) AS r(message_id, state, reason, sequence)
 WHERE d.message_id = ANY($1::uuid[]) AND d.message_id = r.message_id AND d.sequence < r.sequence
 
@@ -267,13 +267,13 @@ WHERE message_id = ANY($1::uuid[]) AND result = 'open'
 
 -- name: lease
 -- Lease locked deliveries without open attempt under a new epoch (rule onlyOpenIsDoubt), with their records and the
--- newest later word of screening.
+-- newest later word of screening, and the database's time, by which they were due.
 WITH leased AS (
     UPDATE deliveries SET state = 'handing', epoch = epoch + 1, lease_until = now() + make_interval(secs => $2),
         reason = 'leased', changed_at = now()
     WHERE message_id = ANY($1::uuid[]) RETURNING message_id, epoch, sequence, attempts, due_at
 )
-SELECT message_id, epoch, sequence, attempts, event, traceparent, signed AS revision
+SELECT message_id, epoch, sequence, attempts, event, traceparent, signed AS revision, now() AS leased_at
 FROM leased JOIN contents USING (message_id) LEFT JOIN revisions USING (message_id) ORDER BY due_at
 
 -- name: oldest_due
@@ -310,7 +310,7 @@ ORDER BY not_after LIMIT $1 FOR UPDATE SKIP LOCKED
 -- name: waiting_against_standing
 -- Lock waiting deliveries that their account's standing no longer lets be as they are.
 SELECT d.message_id, d.account_id, d.recipient_token, d.instruction_digest, d.content_digest, d.state, d.epoch, d.round,
-    d.sequence, d.attempts, d.not_after, s.standing
+    d.sequence, d.attempts, d.not_after, d.due_at, s.standing
 FROM standings s JOIN deliveries d USING (account_id)
 WHERE (s.standing = 'blocked' AND d.state IN ('planned', 'held'))
     OR (s.standing = 'suspended' AND d.state = 'planned')

@@ -96,6 +96,7 @@ class LeasedRow(NamedTuple):
     event: bytes
     traceparent: bytes | None
     revision: str | None
+    leased_at: datetime
 
 
 async def know_accounts(connection: Connection, account_ids: Iterable[str]) -> dict[str, str]:
@@ -329,10 +330,10 @@ async def ending(connection: Connection, limit: int) -> list[Delivery]:
     return [_delivery(row) for row in await connection.fetch(QUERIES["ending"], limit)]
 
 
-async def waiting_against_standing(connection: Connection, limit: int) -> list[tuple[Delivery, str]]:
-    """Lock waiting deliveries with the standing that moves them."""
+async def waiting_against_standing(connection: Connection, limit: int) -> list[tuple[Delivery, str, datetime]]:
+    """Lock waiting deliveries with the standing that moves them, and when they are due."""
     rows = await connection.fetch(QUERIES["waiting_against_standing"], limit)
-    return [(_delivery(row), row["standing"]) for row in rows]
+    return [(_delivery(row), row["standing"], row["due_at"]) for row in rows]
 
 
 async def record_standings(connection: Connection, events: Sequence[StandingChanged]) -> set[str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from routing import store
 from routing.domain import HELD_BY_STANDING, Change, Delivery, DeliveryState, again, stop
@@ -26,6 +26,13 @@ SWEPT_AT_ONCE_MAX = 500
 RESENDS_MAX = 2
 
 log = logging.getLogger(__name__)
+
+
+class _Move(NamedTuple):
+    delivery: Delivery
+    state: DeliveryState
+    reason: str
+    due_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +63,18 @@ class Sweeps:
     async def _windows(self) -> None:
         async def expire(connection: Connection) -> list[Change]:
             deliveries = await store.ending(connection, SWEPT_AT_ONCE_MAX)
-            return await self._stopped(
-                connection, [(one, DeliveryState.EXPIRED, "the validity window ended") for one in deliveries]
-            )
+            now = self.now()
+            moves = [_Move(one, DeliveryState.EXPIRED, "the validity window ended", now) for one in deliveries]
+            return await _moved(connection, moves)
 
         await self._in_batches(expire)
 
     async def _standings(self) -> None:
         async def move(connection: Connection) -> list[Change]:
             rows = await store.waiting_against_standing(connection, SWEPT_AT_ONCE_MAX)
-            return await self._stopped(connection, [(one, *_moved_by(standing)) for one, standing in rows])
+            now = self.now()
+            moves = [_Move(one, *_moved_by(standing), max(now, due_at)) for one, standing, due_at in rows]
+            return await _moved(connection, moves)
 
         await self._in_batches(move)
         for account_id in await store.put_standings_in_force(self.pool):
@@ -78,16 +87,6 @@ class Sweeps:
 
         await self._in_batches(send_again)
 
-    async def _stopped(
-        self, connection: Connection, moves: Sequence[tuple[Delivery, DeliveryState, str]]
-    ) -> list[Change]:
-        results = await store.attempt_results(connection, [one.message_id for one, _, _ in moves])
-        now = self.now()
-        return [
-            stop(one, list(results.get(one.message_id, {}).values()), state, reason, now)
-            for one, state, reason in moves
-        ]
-
     async def _in_batches(self, decide: Callable[[Connection], Awaitable[list[Change]]]) -> None:
         while True:
             async with self.pool.acquire() as connection, connection.transaction():
@@ -96,6 +95,11 @@ class Sweeps:
             self.relay.committed(stored)
             if len(changes) < SWEPT_AT_ONCE_MAX:
                 return
+
+
+async def _moved(connection: Connection, moves: Sequence[_Move]) -> list[Change]:
+    results = await store.attempt_results(connection, [move.delivery.message_id for move in moves])
+    return [stop(move.delivery, list(results.get(move.delivery.message_id, {}).values()), *move[1:]) for move in moves]
 
 
 def _moved_by(standing: str) -> tuple[DeliveryState, str]:
