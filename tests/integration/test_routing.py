@@ -1049,17 +1049,83 @@ async def test_a_block_that_comes_while_a_message_waits_outruns_an_older_release
 
 
 async def test_a_block_during_a_call_stops_the_next_attempt(pool):
+    async with running(World(pool)) as world:
+        event, answered = world.message(), asyncio.Event()
+        world.provider.script[event.message.event_id] = [answered]
+        await world.plan(event)
+        async with asyncio.timeout(5):
+            while not world.provider.calls:
+                await asyncio.sleep(0.01)
+        await world.plan(blocked_by_list(event))
+        await world.revisions.step()
+        assert (await world.row(event))["state"] == "handing"
+        async with pool.acquire() as connection, connection.transaction():
+            later = Called(event.message.event_id, 1, Outcome(AttemptResult.LATER, "not now"))
+            await write_outcomes(connection, [later], world.settlement)
+        await world.revisions.step()
+        row = await world.row(event)
+        assert (row["state"], row["reason"]) == ("refused", "screening: blocked by a list (R5.2)")
+        await world.revisions.step()
+        assert await pool.fetchval("SELECT count(*) FROM revisions WHERE NOT applied") == 0
+        answered.set()
+
+
+def blocked_by_list(event):
+    return revision_on(event, "block", cause="list", case_id=None, signal="url:00")
+
+
+async def test_a_block_of_what_is_leased_and_not_begun_refuses_it_at_once(pool):
     world = World(pool)
-    event = world.message()
-    await world.plan(event)
-    await world.plan(revision_on(event, "block", cause="list", case_id=None, signal="url:00"))
-    assert (await world.row(event))["state"] == "handing"
-    await pool.execute("UPDATE deliveries SET state = 'planned', lease_until = NULL, due_at = now() + interval '1 min'")
-    await world.revisions.step()
-    row = await world.row(event)
-    assert (row["state"], row["reason"]) == ("refused", "screening: blocked by a list (R5.2)")
-    await world.revisions.step()
-    assert await pool.fetchval("SELECT count(*) FROM revisions WHERE NOT applied") == 0
+    world.vault.gate = asyncio.Event()
+    async with running(world):
+        event = world.message()
+        await world.plan(event)
+        async with asyncio.timeout(5):
+            while not world.vault.asked:
+                await asyncio.sleep(0.01)
+        await world.plan(blocked_by_list(event))
+        row = await world.row(event)
+        assert (row["state"], row["reason"]) == ("refused", "screening: blocked by a list (R5.2)")
+        world.vault.gate.set()
+        async with asyncio.timeout(5):
+            while world.dispatcher.leases:
+                await asyncio.sleep(0.01)
+        assert world.provider.calls == []
+        assert await world.attempts(event) == []
+        assert [one["state"] for one in world.relay.receipts(event.message.event_id)] == ["refused"]
+
+
+async def test_a_begin_that_waits_for_a_block_to_be_stored_begins_nothing(pool):
+    world = World(pool)
+    world.vault.gate = asyncio.Event()
+    async with running(world):
+        event = world.message()
+        await world.plan(event)
+        async with pool.acquire() as connection, connection.transaction():
+            await store.lock_deliveries(connection, [event.message.event_id])
+            blocking = asyncio.create_task(world.plan(blocked_by_list(event)))
+            await asyncio.sleep(0.2)
+            world.vault.gate.set()
+            await asyncio.sleep(0.2)
+        await blocking
+        async with asyncio.timeout(5):
+            while world.dispatcher.leases:
+                await asyncio.sleep(0.01)
+        assert (await world.row(event))["state"] == "refused"
+        assert world.provider.calls == []
+
+
+async def test_a_block_that_comes_before_its_verdict_stops_a_message_that_was_let_pass(pool):
+    async with running(World(pool)) as world:
+        event, other = world.message(), world.message()
+        await world.plan(revision_on(event, "block"), revision_on(other, "allow"))
+        await world.plan(event, other)
+        row = await world.until(event, "refused")
+        assert row["reason"] == "screening: blocked by review (R5.2)"
+        await world.until(other, "handed_over")
+        assert [message_id for message_id, _ in world.provider.calls] == [other.message.event_id]
+        assert await world.attempts(event) == []
+        assert [one["state"] for one in await world.told(event, 1)] == ["refused"]
 
 
 @pytest.mark.parametrize(("action", "state"), [("allow", "planned"), ("block", "refused")])

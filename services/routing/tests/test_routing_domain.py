@@ -23,6 +23,7 @@ from routing.domain import (
     initial_state,
     joined_state,
     may_move,
+    revise,
     settle,
     stop,
 )
@@ -143,6 +144,14 @@ def test_attempts_are_bounded():
     change = settled(delivery(), [R.LATER] * ATTEMPTS_MAX, R.LATER)
     assert change is not None
     assert change.state is S.EXPIRED
+
+
+@pytest.mark.parametrize(
+    ("results", "state"), [([], S.REFUSED), ([R.LATER], S.REFUSED), ([R.DOUBT], S.IN_DOUBT), ([R.LATER, R.OPEN], None)]
+)
+def test_a_block_stops_what_is_leased_unless_a_call_may_be_open(results, state):
+    change = revise(delivery(S.HANDING), results, "block", "why", NOW)
+    assert (change and change.state) == state
 
 
 @pytest.mark.parametrize("state", [S.WITHHELD, S.EXPIRED])

@@ -373,7 +373,7 @@ class Dispatcher:
     async def _stop(
         self, leased: Sequence[Leased], decide: Callable[[Delivery], tuple[DeliveryState, str]] | None
     ) -> None:
-        """End or hold deliveries that are still leased by us, by a decision or by standing and window.
+        """End or hold deliveries that are still leased by us, by a decision or by screening, standing and window.
 
         Their leases are given up even when that fails: they end soon, and the deliveries are claimed again.
         """
@@ -398,10 +398,11 @@ class Dispatcher:
                 and locked[one.message_id].epoch == one.epoch
             ]
             standings = await store.standings_of(connection, sorted({delivery.account_id for delivery in mine}))
+            blocked = await store.blocked_by_revision(connection, [delivery.message_id for delivery in mine])
             results = await store.attempt_results(connection, [delivery.message_id for delivery in mine])
             changes: list[Change] = []
             for delivery in mine:
-                state, reason = decide(delivery) if decide else _why_not(delivery, standings, now)
+                state, reason = decide(delivery) if decide else _why_not(delivery, blocked, standings, now)
                 due_at = now + timedelta(seconds=WITHHELD_PAUSE_SECONDS if decide else 0)
                 past = list(results.get(delivery.message_id, {}).values())
                 if AttemptResult.OPEN not in past:
@@ -441,7 +442,11 @@ def _wanted(batch: Sequence[Ready]) -> list[tuple[str, int, str]]:
     return sorted((one.leased.message_id, one.leased.epoch, one.leased.account_id) for one in batch)
 
 
-def _why_not(delivery: Delivery, standings: dict[str, str], now: datetime) -> tuple[DeliveryState, str]:
+def _why_not(
+    delivery: Delivery, blocked: dict[str, str], standings: dict[str, str], now: datetime
+) -> tuple[DeliveryState, str]:
+    if delivery.message_id in blocked:
+        return DeliveryState.REFUSED, blocked[delivery.message_id]
     standing = standings.get(delivery.account_id, "good")
     if standing == "blocked":
         return DeliveryState.WITHHELD, "standing: blocked"

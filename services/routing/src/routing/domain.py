@@ -193,10 +193,13 @@ def stop(
 def revise(
     delivery: Delivery, results: Sequence[AttemptResult], action: str, reason: str, due_at: datetime
 ) -> Change | None:
-    """Return what a later word of screening does to a delivery; None where it comes too late, or a call may be open."""
+    """Return what a later word of screening does to a delivery; None where it comes too late, or a call may be open.
+
+    A block stops what is leased and not begun: whoever leased it then finds the lease gone when it begins.
+    """
     if action == "allow" and delivery.state is DeliveryState.HELD:
         return Change(delivery, DeliveryState.PLANNED, reason, delivery.sequence + 1, delivery.round, due_at=due_at)
-    if action == "block" and delivery.state in {DeliveryState.HELD, DeliveryState.PLANNED}:
+    if action == "block" and delivery.state in OPEN_STATES and AttemptResult.OPEN not in results:
         return stop(delivery, results, DeliveryState.REFUSED, reason, due_at)
     return None
 

@@ -90,6 +90,12 @@ WHERE NOT r.applied AND d.instruction_digest = r.instruction_digest
         OR (r.action = 'allow' AND d.state = 'held' AND d.reason LIKE 'screening%'))
 LIMIT $1 FOR UPDATE OF d SKIP LOCKED
 
+-- name: blocked_by_revision
+-- Which locked deliveries the newest later word blocks, and why.
+SELECT d.message_id, r.reason
+FROM deliveries d JOIN revisions r ON r.message_id = d.message_id AND r.instruction_digest = d.instruction_digest
+WHERE d.message_id = ANY($1::uuid[]) AND r.message_id = ANY($1::uuid[]) AND r.action = 'block'
+
 -- name: any_revision_waits
 -- Whether a later word has anything to do yet.
 SELECT EXISTS (SELECT FROM revisions WHERE NOT applied)
@@ -162,7 +168,9 @@ WHERE d.message_id = ANY($1::uuid[]) AND d.message_id = c.message_id
 
 -- name: begin_attempts
 -- Begin attempts in one statement: lease epoch and standing are checked and the attempt opened together
--- (rules epoch, standingInBegin). Who is not returned lost the lease, the standing or the window.
+-- (rules epoch, standingInBegin). Who is not returned lost the lease, the standing or the window, or is blocked by a
+-- word that came before its verdict was planned. A subquery that is compared looks that word up by its key for each row;
+-- NOT EXISTS would be a join, which statistics may turn into a reading of all revisions.
 WITH wanted AS (
     SELECT unnest($1::uuid[]) AS message_id, unnest($2::integer[]) AS epoch, unnest($3::text[]) AS account_id
 ), allowed AS (
@@ -174,6 +182,10 @@ WITH wanted AS (
     FROM wanted w JOIN allowed USING (account_id)
     WHERE d.message_id = ANY($1::uuid[]) AND d.message_id = w.message_id AND num_nonnulls(d.lease_until) > 0
         AND d.epoch = w.epoch AND d.not_after > now()
+        AND (
+            SELECT r.action FROM revisions r
+            WHERE r.message_id = d.message_id AND r.instruction_digest = d.instruction_digest
+        ) IS DISTINCT FROM 'block'
     RETURNING d.message_id, d.attempts AS number, d.epoch, d.round
 ), opened AS (
     INSERT INTO attempts (message_id, number, epoch, round, provider, result)

@@ -158,6 +158,12 @@ async def revised_and_waiting(connection: Connection, limit: int) -> list[tuple[
     return [(_delivery(row), row["action"], row["why"], row["due_at"]) for row in rows]
 
 
+async def blocked_by_revision(connection: Connection, message_ids: Iterable[str]) -> dict[str, str]:
+    """Return for locked deliveries that the newest later word blocks why it does."""
+    rows = await connection.fetch(QUERIES["blocked_by_revision"], list(message_ids))
+    return {str(row["message_id"]): row["reason"] for row in rows}
+
+
 async def any_revision_waits(connection: Connection) -> bool:
     """Tell whether a revision was not applied yet."""
     return bool(await connection.fetchval(QUERIES["any_revision_waits"]))
