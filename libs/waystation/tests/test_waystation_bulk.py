@@ -34,6 +34,10 @@ def message(number=1, **more):
     return {"recipient": {"address": f"p{number}@mail.example"}, "content": content, **more}
 
 
+def completed(line):
+    return json.loads(DEFAULTS.complete(*line).json)
+
+
 def jsonl(*items):
     return io.StringIO("".join(f"{item if isinstance(item, str) else json.dumps(item)}\n" for item in items))
 
@@ -86,14 +90,14 @@ def refusal(status, **members):
 
 def test_a_line_is_an_item_and_what_it_leaves_out_is_filled_in():
     (line,) = items_from_jsonl(jsonl(message(purpose="order")))
-    item = DEFAULTS.complete(*line).item
+    item = completed(line)
     assert (item["tool"], item["inbox"], item["purpose"]) == ("email", "hello@shop.example", "order")
     assert item["legal_basis"] == FACTS["legal_basis"]
 
 
 def test_a_legal_basis_that_a_line_names_is_not_attested_by_us():
     (line,) = items_from_jsonl(jsonl(message(legal_basis={"kind": "consent"})))
-    assert DEFAULTS.complete(*line).item["legal_basis"] == {"kind": "consent"}
+    assert completed(line)["legal_basis"] == {"kind": "consent"}
 
 
 def test_a_second_run_sends_nothing_twice_and_again_sends_all():
@@ -124,10 +128,11 @@ def test_what_is_wrong_names_line_and_field_and_the_rest_is_sent():
         message(2, content={"subject": "Hi", "text": "spam"}),
         '{"recipient": {"address": "a@b.example"}, "content": {"text": "\\ud800"}}',
         "NaN",
+        json.dumps(message(reference=1)).replace('"reference": 1', '"reference": 1e400'),
         message(3),
     ]
     tally, results = DoorOfAFewRules().send(items_from_jsonl(jsonl(*lines)))
-    assert (tally.accepted, tally.refused, tally.exit_status) == (2, 7, 1)
+    assert (tally.accepted, tally.refused, tally.exit_status) == (2, 8, 1)
     told = {sent.source: sent.reason for sent in results if not sent.accepted}
     assert told == {
         "line 2": "is no JSON at character 2",
@@ -137,9 +142,10 @@ def test_what_is_wrong_names_line_and_field_and_the_rest_is_sent():
         "line 7": "legal_basis: no legal basis is named (clause R4.3)",
         "line 8": "holds what is no UTF-8, or half a surrogate pair",
         "line 9": "is no JSON",
+        "line 10": "holds a number that JSON cannot hold",
     }
     shown = [line.partition(":")[0] for line in tally.text().splitlines()[1:]]
-    assert shown == ["line 2", "line 4", "line 5", "line 6", "line 7", "line 8", "line 9"]
+    assert shown == ["line 2", "line 4", "line 5", "line 6", "line 7", "line 8", "line 9", "line 10"]
 
 
 def test_a_line_beyond_the_limit_is_passed_over_without_being_held():
@@ -194,7 +200,7 @@ def test_a_row_is_a_message():
 
 def test_an_empty_field_says_nothing_and_a_basis_without_reference_is_attested():
     (line,) = items_from_csv(io.StringIO("to,name,text,basis\na@b.example,,Hi,consent\n"))
-    item = DEFAULTS.complete(*line).item
+    item = completed(line)
     assert item["recipient"] == {"address": "a@b.example"}
     assert item["legal_basis"] == {"kind": "consent", "attested": True}
 
@@ -215,9 +221,26 @@ def test_rows_of_another_length_are_named_and_the_rest_goes_on():
     assert found[1][1]["recipient"] == {"address": "c@d.example"}
 
 
-def test_a_quote_that_never_ends_is_told_with_where_reading_ended():
-    *_, last = items_from_csv(io.StringIO('to,text\na@b.example,Hi\nc@d.example,"never\n'))
-    assert "no CSV" in last.reason
+@pytest.mark.parametrize("text", ['"never', '"say "hi" now"', "x" * (LINE_CHARACTERS_MAX + 1)])
+def test_a_row_that_is_no_csv_ends_the_run_after_what_stands_before_it(text):
+    door = DoorOfAFewRules()
+    rows = f"to,text\na@b.example,Hi\nc@d.example,{text}\ne@f.example,Hi\n"
+    tally, _ = door.send(items_from_csv(io.StringIO(rows)))
+    assert (tally.accepted, tally.refused, tally.exit_status) == (1, 1, 3)
+    assert "in the row that begins at line 3" in tally.refusals[0].reason
+    assert "stopped: nothing after line" in tally.text()
+
+
+def test_a_field_may_be_as_long_as_a_line_of_json():
+    (line,) = items_from_csv(io.StringIO(f"to,html\na@b.example,{'x' * LINE_CHARACTERS_MAX}\n"))
+    assert len(line[1]["content"]["html"]) == LINE_CHARACTERS_MAX
+
+
+def test_an_item_that_nests_too_deep_to_be_written_is_named():
+    content = {"text": "Hi"}
+    for _ in range(5_000):
+        content = {"text": content}
+    assert DEFAULTS.complete("line 1", message(content=content)) == LineError("line 1", "is nested too deep")
 
 
 def test_a_file_may_begin_with_a_byte_order_mark_and_hold_what_is_no_text(tmp_path):

@@ -6,10 +6,12 @@ from typing import get_args
 
 import httpx
 import pytest
+from typer.testing import CliRunner
 
 from common.contracts.basis import BasisKind
 from common.times import now, rfc3339
-from waystation.accounts import KnownAccount
+from waystation.accounts import KeyFile, KnownAccount
+from waystation.cli import app
 from waystation.door import BATCH_BYTES, Door, Outgoing, batches
 from waystation.errors import CommandError
 from waystation.send import (
@@ -20,6 +22,7 @@ from waystation.send import (
     own_mails,
     sent_table,
 )
+from waystation.stack import Stack
 
 FACTS = {"purpose": "correspondence", "legal_basis": {"kind": "contract", "attested": True}}
 SHOP = KnownAccount("Shop", "a-1", "wk_shop", ("hello@shop.example",))
@@ -30,7 +33,7 @@ EML = b"From: Shop <hello@shop.example>\nTo: a@mail.example, b@mail.example\nSub
 
 def outgoing(number=1, size=10):
     item = {"recipient": {"address": f"p{number}@mail.example"}, "content": {"text": "x" * size}, "inbox": "i"}
-    return Outgoing("here", item)
+    return Outgoing.of("here", item)
 
 
 def admitted(identity="m-1", at=None):
@@ -118,6 +121,33 @@ def test_what_goes_wrong_as_a_whole_says_what_to_do(answer, words):
         FakeDoor(answer).door().send([outgoing()])
 
 
+@pytest.mark.parametrize("status", [400, 413])
+def test_what_spoils_a_batch_as_a_whole_is_found_and_the_rest_is_accepted(status):
+    def answer(request):
+        body = json.loads(request.content)
+        if b"spoils" in request.content:
+            return httpx.Response(status, json={"detail": "no parser takes it", "field": "body"})
+        if "items" in body:
+            return batch_answer(*[{"status": 202, "message": admitted()}] * len(body["items"]))
+        return httpx.Response(202, json=admitted())
+
+    http = httpx.Client(base_url="http://door", transport=httpx.MockTransport(answer))
+    spoiling = Outgoing.of("spoiling", {"inbox": "i", "recipient": {"address": "p@mail.example"}, "text": "spoils"})
+    sent = Door(http, "wk_shop").send([*map(outgoing, range(40)), spoiling, *map(outgoing, range(30))])
+    assert [each.source for each in sent if not each.accepted] == ["spoiling"]
+    assert [each.reason for each in sent if not each.accepted] == ["body: no parser takes it"]
+
+
+def test_a_refusal_by_what_stands_before_the_door_is_told_by_its_status():
+    (sent,) = FakeDoor(httpx.Response(413, text="<html>")).door().send([outgoing()])
+    assert (sent.accepted, sent.reason) == (False, "Request Entity Too Large")
+
+
+def test_a_request_is_measured_in_bytes():
+    texts = [Outgoing.of("here", {"inbox": "i", "recipient": {"address": "a"}, "t": "语" * 150_000})] * 100
+    assert all(sum(len(each.json) for each in batch) <= BATCH_BYTES for batch in batches(texts))
+
+
 def test_requests_hold_up_to_100_messages_and_24_mib():
     assert [len(batch) for batch in batches(outgoing(n) for n in range(250))] == [100, 100, 50]
     large = [outgoing(n, BATCH_BYTES // 2) for n in range(3)]
@@ -128,17 +158,18 @@ def test_requests_hold_up_to_100_messages_and_24_mib():
 def test_own_mails_go_to_each_recipient_with_their_own_bytes(tmp_path):
     (tmp_path / "a.eml").write_bytes(EML)
     found, refused = own_mails([tmp_path / "a.eml"], FACTS, again=False)
-    assert [each.item["recipient"]["address"] for each in found] == ["a@mail.example", "b@mail.example"]
-    assert {base64.b64decode(each.item["content"]["eml"]) for each in found} == {EML}
+    assert [each.recipient for each in found] == ["a@mail.example", "b@mail.example"]
+    assert {base64.b64decode(json.loads(each.json)["content"]["eml"]) for each in found} == {EML}
     assert refused == []
-    assert json.dumps(found[0].item)
 
 
 def test_the_same_file_twice_is_one_message_unless_asked_for_again(tmp_path):
     (tmp_path / "a.eml").write_bytes(EML)
 
     def keys(again):
-        return [each.item["idempotency_key"] for each in own_mails([tmp_path / "a.eml"], FACTS, again=again)[0]]
+        return [
+            json.loads(each.json)["idempotency_key"] for each in own_mails([tmp_path / "a.eml"], FACTS, again=again)[0]
+        ]
 
     assert keys(again=False) == keys(again=False)
     assert len({*keys(again=False), *keys(again=True), *keys(again=True)}) == 6
@@ -176,9 +207,10 @@ def test_without_a_fitting_account_the_next_step_is_named(known, name, inbox, wo
 def test_a_message_in_words_goes_out_by_the_first_inbox():
     content = {"subject": "Hi", "text": "there", "html": None}
     sent = in_words(SHOP, None, {"address": "p@mail.example", "name": None}, content, FACTS)
-    assert sent.item["inbox"] == "hello@shop.example"
-    assert sent.item["content"] == {"subject": "Hi", "text": "there"}
-    assert sent.item["recipient"] == {"address": "p@mail.example"}
+    item = json.loads(sent.json)
+    assert item["inbox"] == sent.inbox == "hello@shop.example"
+    assert item["content"] == {"subject": "Hi", "text": "there"}
+    assert item["recipient"] == {"address": "p@mail.example"}
 
 
 def test_a_message_without_words_is_not_sent():
@@ -186,6 +218,42 @@ def test_a_message_without_words_is_not_sent():
         in_words(
             SHOP, None, {"address": "p@x.example", "name": None}, {"subject": "Hi", "text": "", "html": None}, FACTS
         )
+
+
+def test_a_message_that_is_no_text_is_told():
+    content = {"subject": "Hi", "text": "caf\udce9", "html": None}
+    with pytest.raises(CommandError, match="UTF-8"):
+        in_words(SHOP, None, {"address": "p@mail.example", "name": None}, content, FACTS)
+
+
+@pytest.fixture
+def home_of_shop(tmp_path, monkeypatch):
+    """A stack's folder with the key of one account, at a door that accepts everything."""
+    stack = Stack.open(tmp_path / "home")
+    stack.layout.secrets.mkdir(parents=True)
+    KeyFile.of(stack).add(SHOP)
+    monkeypatch.setattr(Stack, "url", lambda _, service: f"http://{service}")
+    monkeypatch.setattr(Door, "_ask", lambda *_: httpx.Response(202, json=admitted()))
+    return stack.layout.home
+
+
+def test_mails_of_a_foreign_inbox_are_refused_and_the_others_are_sent(home_of_shop, tmp_path):
+    own = EML.replace(b", b@mail.example", b"")
+    (tmp_path / "own.eml").write_bytes(own)
+    (tmp_path / "foreign.eml").write_bytes(own.replace(b"hello@shop", b"hello@elsewhere"))
+    files = [str(tmp_path / name) for name in ("foreign.eml", "own.eml")]
+    ran = CliRunner().invoke(app, ["send", "--home", str(home_of_shop), "--json", "--eml", *files])
+    refused, sent = json.loads(ran.stdout)["items"]
+    assert (sent["source"], sent["accepted"], ran.exit_code) == (files[1], True, 1)
+    assert (refused["source"], refused["accepted"]) == (files[0], False)
+    assert "no account with the inbox hello@elsewhere.example" in refused["reason"]
+
+
+def test_standard_input_that_is_no_text_is_told(home_of_shop):
+    words = ["send", "--home", str(home_of_shop), "--to", "a@mail.example", "--subject", "Hi", "--text", "-"]
+    ran = CliRunner().invoke(app, words, input=b"caf\xe9")
+    assert isinstance(ran.exception, CommandError)
+    assert "UTF-8" in str(ran.exception)
 
 
 def test_results_are_counted():

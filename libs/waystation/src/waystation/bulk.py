@@ -3,7 +3,8 @@
 A line of JSON is an item as `POST /v1/messages` takes it; a row of CSV has the columns below. What a line leaves out
 (tool, inbox, purpose, legal basis) is filled in from the command's options. A line without an idempotency key gets one
 that is made of all that it says, so a repeated run sends nothing twice and a line that stands there twice goes once.
-A row of CSV with a basis and no reference attests that basis, as `--basis` does.
+A row of CSV with a basis and no reference attests that basis, as `--basis` does. After a row that is no CSV nobody
+can tell where the next one begins: reading stops there.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from common.ids import new_id
-from waystation.door import Outgoing, Sent, batches
+from waystation.door import Outgoing, Sent, batches, written
 from waystation.errors import CommandError
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ LINE_CHARACTERS_MAX = 2 * 1024 * 1024
 REMEMBERED_MAX = 1_000_000
 REFUSED_KEPT_MAX = 1_000
 REFUSED, STOPPED = 1, 3
-"""Exit statuses: some lines were refused and the rest was sent; the door did not take the rest."""
+"""Exit statuses: some lines were refused and the rest was sent; the file was not sent to its end."""
 
 COLUMNS = {
     "to": ("recipient", "address"),
@@ -54,10 +55,11 @@ COLUMNS = {
 
 @dataclass(frozen=True, slots=True)
 class LineError:
-    """Why one line is no message; `source` names the line, `reason` the field."""
+    """Why one line is no message; `source` names the line, `reason` the field; the last one may end the reading."""
 
     source: str
     reason: str
+    ends_reading: bool = False
 
 
 Line = tuple[str, dict[str, Any]] | LineError
@@ -142,21 +144,24 @@ def items_from_jsonl(lines: TextIO) -> Iterator[Line]:
 
 
 def items_from_csv(lines: TextIO) -> Iterator[Line]:
-    """Return each row as an item with the line that it ends at.
+    """Return each row as an item with the line that it ends at, up to the first that is no CSV.
 
     Raises:
         CommandError: the first row does not name the columns.
     """
+    csv.field_size_limit(LINE_CHARACTERS_MAX)
     reader = csv.reader(lines, strict=True)
     return _rows(reader, _csv_header(reader))
 
 
 def _rows(reader: Any, header: Sequence[str]) -> Iterator[Line]:
     while True:
+        begins = reader.line_num + 1
         try:
             row = next(reader, None)
         except csv.Error as error:
-            yield LineError(f"line {reader.line_num}", f"is no CSV: {error}; nothing after it is read")
+            reason = f"is no CSV: {error}, in the row that begins at line {begins}"
+            yield LineError(f"line {reader.line_num}", reason, ends_reading=True)
             return
         if row is None:
             return
@@ -188,12 +193,11 @@ class Defaults:
         if not isinstance(whole["inbox"], str):
             return LineError(source, "inbox: is missing; the account has none, and --from names none")
         try:
-            said = json.dumps([whole, self.run], sort_keys=True, ensure_ascii=False).encode()
-        except UnicodeEncodeError:
-            return LineError(source, "holds what is no UTF-8, or half a surrogate pair")
-        if whole.get("idempotency_key") is None:
-            whole["idempotency_key"] = f"line-{sha256(said).hexdigest()}"
-        return Outgoing(source, whole)
+            if whole.get("idempotency_key") is None:
+                whole["idempotency_key"] = f"line-{sha256(written([whole, self.run])).hexdigest()}"
+            return Outgoing.of(source, whole)
+        except ValueError as error:
+            return LineError(source, str(error))
 
 
 def send_lines(
@@ -205,7 +209,8 @@ def send_lines(
 ) -> Tally:
     """Send every line that is a message, in batches; a line that is none is told and the rest is sent.
 
-    `told` hears of each line's result as soon as there is one. A door that stays away or busy ends the run early.
+    `told` hears of each line's result as soon as there is one. A door that stays away or busy ends the run early, and
+    so does a row that is no CSV.
     """
     tally = Tally()
 
@@ -234,9 +239,10 @@ def _fresh(
         outgoing = line if isinstance(line, LineError) else defaults.complete(*line)
         if isinstance(outgoing, LineError):
             note(Sent(outgoing.source, "", accepted=False, reason=outgoing.reason))
+            if outgoing.ends_reading:
+                tally.stopped = f"nothing after {outgoing.source} is read; correct that row"
             continue
-        said = json.dumps(outgoing.item, sort_keys=True).encode()
-        digest = sha256(said).digest()
+        digest = sha256(outgoing.json).digest()
         if digest in seen:
             tally.repeated += 1
             continue

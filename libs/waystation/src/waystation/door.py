@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import httpx
 
@@ -21,22 +22,27 @@ TIMEOUT_SECONDS = 60.0
 PATIENCE_SECONDS = 60.0
 LATER = (409, 429, 503)
 """What a later request with the same keys may be answered otherwise: the key is in use, too fast, too busy."""
+UNREADABLE = (400, 413)
+"""What a whole batch is answered because of one item: what no parser takes, or what is too large."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """An item for the door, and where it came from (a file, or the command line)."""
+    """An item for the door as JSON, and where it came from (a file, or the command line)."""
 
     source: str
-    item: dict[str, Any]
+    inbox: str
+    recipient: str
+    json: bytes
 
-    @property
-    def size_bytes(self) -> int:
-        """About what it takes in a request."""
-        content = self.item["content"]
-        files = content.get("attachments") or ()
-        texts = [value for part in (content, *files) if isinstance(part, dict) for value in part.values()]
-        return 1000 + sum(len(value) for value in texts if isinstance(value, str))
+    @classmethod
+    def of(cls, source: str, item: Mapping[str, Any]) -> Self:
+        """Write an item as JSON; equal items have equal bytes.
+
+        Raises:
+            ValueError: it cannot be written; the text says why, without the item's words.
+        """
+        return cls(source, item["inbox"], item["recipient"]["address"], written(item))
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +96,11 @@ class Door:
     def _answers(self, batch: Sequence[Outgoing], deadline: float) -> list[dict[str, Any]]:
         if len(batch) == 1:
             return [self._single(batch[0], deadline)]
-        answer = self._ask("/v1/messages:batch", {"items": [each.item for each in batch]}, deadline)
+        body = b'{"items":[' + b",".join(each.json for each in batch) + b"]}"
+        answer = self._ask("/v1/messages:batch", body, deadline)
+        if answer.status_code in UNREADABLE:
+            half = len(batch) // 2
+            return self._answers(batch[:half], deadline) + self._answers(batch[half:], deadline)
         if not answer.is_success:
             raise _refused(answer)
         items: list[dict[str, Any]] = answer.json()["items"]
@@ -98,17 +108,18 @@ class Door:
 
     def _single(self, each: Outgoing, deadline: float) -> dict[str, Any]:
         """Ask for one message by the route that stays open longest, and return what a batch would have answered."""
-        answer = self._ask("/v1/messages", each.item, deadline)
+        answer = self._ask("/v1/messages", each.json, deadline)
         if answer.is_success:
             return {"status": answer.status_code, "message": answer.json()}
         if answer.is_server_error or answer.status_code == httpx.codes.UNAUTHORIZED:
             raise _refused(answer)
-        return {"status": answer.status_code, "problem": answer.json()}
+        return {"status": answer.status_code, "problem": _problem(answer)}
 
-    def _ask(self, path: str, body: Mapping[str, Any], deadline: float) -> httpx.Response:
+    def _ask(self, path: str, body: bytes, deadline: float) -> httpx.Response:
+        headers = {"authorization": f"Bearer {self.api_key}", "content-type": "application/json"}
         while True:
             try:
-                answer = self.http.post(path, json=body, headers={"authorization": f"Bearer {self.api_key}"})
+                answer = self.http.post(path, content=body, headers=headers)
             except httpx.TransportError as error:
                 if not self.persistent or self.clock() > deadline:
                     raise self._unreachable(error) from error
@@ -125,13 +136,28 @@ class Door:
         )
 
     def _sent(self, each: Outgoing, given: Mapping[str, Any]) -> Sent:
-        recipient = each.item["recipient"]["address"]
         if given["status"] != httpx.codes.ACCEPTED:
-            return Sent(each.source, recipient, accepted=False, reason=_reason(given["problem"]))
+            return Sent(each.source, each.recipient, accepted=False, reason=_reason(given["problem"]))
         message = given["message"]
         admitted_at = parse_rfc3339(message["acceptance"]["statement"]["admitted_at"])
         before = (self.started - admitted_at).total_seconds() > 1
-        return Sent(each.source, recipient, accepted=True, id=message["id"], before=before)
+        return Sent(each.source, each.recipient, accepted=True, id=message["id"], before=before)
+
+
+def written(value: Any) -> bytes:
+    """Return a value as JSON in UTF-8; equal values have equal bytes.
+
+    Raises:
+        ValueError: it cannot be written; the text says why, without the value's words.
+    """
+    try:
+        return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False).encode()
+    except UnicodeEncodeError:
+        raise ValueError("holds what is no UTF-8, or half a surrogate pair") from None
+    except RecursionError:
+        raise ValueError("is nested too deep") from None
+    except ValueError:
+        raise ValueError("holds a number that JSON cannot hold") from None
 
 
 def batches(outgoing: Iterable[Outgoing]) -> Iterator[list[Outgoing]]:
@@ -139,11 +165,11 @@ def batches(outgoing: Iterable[Outgoing]) -> Iterator[list[Outgoing]]:
     batch: list[Outgoing] = []
     size_bytes = 0
     for each in outgoing:
-        if batch and (len(batch) == BATCH_ITEMS or size_bytes + each.size_bytes > BATCH_BYTES):
+        if batch and (len(batch) == BATCH_ITEMS or size_bytes + len(each.json) > BATCH_BYTES):
             yield batch
             batch, size_bytes = [], 0
         batch.append(each)
-        size_bytes += each.size_bytes
+        size_bytes += len(each.json)
     if batch:
         yield batch
 
@@ -160,10 +186,15 @@ def _refused(answer: httpx.Response) -> CommandError:
 
 
 def _detail(answer: httpx.Response) -> str:
+    return str(_problem(answer)["detail"])
+
+
+def _problem(answer: httpx.Response) -> dict[str, Any]:
+    """Return the problem that an answer tells; one that is not the door's tells no more than its status."""
     try:
-        return str(answer.json()["detail"])
-    except (ValueError, KeyError, TypeError):
-        return answer.reason_phrase
+        return {"detail": answer.reason_phrase, **answer.json()}
+    except (ValueError, TypeError):
+        return {"detail": answer.reason_phrase}
 
 
 def _next_step(answer: httpx.Response) -> str:

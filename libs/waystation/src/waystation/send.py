@@ -20,7 +20,7 @@ from common.ids import new_id
 from waystation import bulk
 from waystation.accounts import KeyFile, KnownAccount
 from waystation.door import TIMEOUT_SECONDS, Door, Outgoing, Sent, batches
-from waystation.eml import EmlError, items_from_eml
+from waystation.eml import items_from_eml
 from waystation.errors import CommandError
 from waystation.output import HomeOption, JsonFlag, Output, table
 from waystation.stack import Stack
@@ -56,14 +56,12 @@ def own_mails(paths: Iterable[Path], facts: Mapping[str, Any], *, again: bool) -
     run = new_id() if again else ""
     for path in paths:
         try:
-            items = items_from_eml(path)
-        except EmlError as error:
+            for item in items_from_eml(path):
+                named = "\0".join((item["content"]["eml"], item["recipient"]["address"], run))
+                key = f"eml-{sha256(named.encode()).hexdigest()}"
+                outgoing.append(Outgoing.of(str(path), {**item, **facts, "idempotency_key": key}))
+        except ValueError as error:
             refused.append(Sent(str(path), "", accepted=False, reason=str(error).removeprefix(f"{path}: ")))
-            continue
-        for item in items:
-            named = "\0".join((item["content"]["eml"], item["recipient"]["address"], run))
-            key = f"eml-{sha256(named.encode()).hexdigest()}"
-            outgoing.append(Outgoing(str(path), {**item, **facts, "idempotency_key": key}))
     return outgoing, refused
 
 
@@ -77,7 +75,7 @@ def in_words(
     """Return the message that the command line says; parts that are None are left out.
 
     Raises:
-        CommandError: something a message needs is missing.
+        CommandError: something a message needs is missing, or is no text.
     """
     if not (recipient["address"] and content["subject"] and (content["text"] or content["html"])):
         raise CommandError("a message needs --to, --subject and --text (or --html)", "or send own mails: --eml FILE...")
@@ -91,7 +89,10 @@ def in_words(
         "idempotency_key": f"send-{new_id()}",
         **facts,
     }
-    return Outgoing("command line", item)
+    try:
+        return Outgoing.of("command line", item)
+    except ValueError as error:
+        raise CommandError(f"the message {error}", "give it as UTF-8") from None
 
 
 def account_for(known: Mapping[str, KnownAccount], name: str | None, inbox: str | None) -> KnownAccount:
@@ -164,12 +165,13 @@ def send(
         if to or subject or text or html or not eml:
             raise CommandError("own mails say it all themselves", "either --eml FILE..., or --to, --subject and --text")
         outgoing, refused = own_mails(paths, facts, again=again)
+        by_account, of_nobody = _by_account(outgoing, known, account)
+        refused += of_nobody
     else:
         sender = account_for(known, account, inbox)
         recipient = {"address": to, "name": name}
-        content = {"subject": subject, "text": sys.stdin.read() if text == "-" else text, "html": html}
-        outgoing, refused = [in_words(sender, inbox, recipient, content, facts)], []
-    by_account = _by_account(outgoing, known, account)
+        content = {"subject": subject, "text": _standard_input() if text == "-" else text, "html": html}
+        by_account, refused = [(sender, [in_words(sender, inbox, recipient, content, facts)])], []
     sent = [*refused, *_send_all(stack, by_account, silent=as_json)]
     Output(as_json).show(as_document(sent), lambda: sent_table(sent))
     if not all(each.accepted for each in sent):
@@ -260,13 +262,29 @@ def _result_writer(path: Path | None, open_until_end: ExitStack) -> Callable[[Se
 
 
 def _by_account(
-    outgoing: Sequence[Outgoing], known: Mapping[str, KnownAccount], name: str | None
-) -> list[tuple[KnownAccount, list[Outgoing]]]:
+    outgoing: Iterable[Outgoing], known: Mapping[str, KnownAccount], name: str | None
+) -> tuple[list[tuple[KnownAccount, list[Outgoing]]], list[Sent]]:
+    """Return the messages of each account, and those whose inbox none of them has.
+
+    Raises:
+        CommandError: there is no account of that name.
+    """
+    named = None if name is None else account_for(known, name, None)
     grouped: dict[str, tuple[KnownAccount, list[Outgoing]]] = {}
+    of_nobody: list[Sent] = []
     for each in outgoing:
-        account = account_for(known, name, each.item["inbox"])
+        try:
+            account = named or account_for(known, None, each.inbox)
+        except CommandError as error:
+            reason = "; ".join(str(error).split("\n"))
+            of_nobody.append(Sent(each.source, each.recipient, accepted=False, reason=reason))
+            continue
         grouped.setdefault(account.name, (account, []))[1].append(each)
-    return list(grouped.values())
+    return list(grouped.values()), of_nobody
+
+
+def _standard_input() -> str:
+    return sys.stdin.buffer.read().decode(errors="surrogateescape")
 
 
 def _same_address(address: str, inboxes: Iterable[str]) -> bool:
