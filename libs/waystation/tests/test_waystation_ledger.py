@@ -8,9 +8,11 @@ from waystation.ledger import (
     Ledger,
     as_document,
     balances,
+    count_before_routing,
     differences,
     equation,
     ledger_table,
+    read_balances,
     read_ledger,
     total,
     unexplained,
@@ -29,17 +31,22 @@ STATES = (
 )
 
 
-def door(*accounts):
-    """Ingestion's answer; an account is (id, admitted, waiting)."""
+def door(*accounts, following=None):
+    """Ingestion's answer; an account is (id, admitted, waiting), `following` the id that the next page begins after."""
     named = [
         {"id": key, "name": f"name of {key}", "admitted": admitted, "waiting": list(waiting)}
         for key, admitted, waiting in accounts
     ]
-    return {"accounts": named, "truncated": False, "outbox_records": 0, "outbox_seconds": 0.0}
+    return {"accounts": named, "next": following, "outbox_records": 0, "outbox_seconds": 0.0}
 
 
 def road(accounts, present=(), unauthorised=0):
     return {"accounts": accounts, "present": list(present), "unauthorised": unauthorised}
+
+
+def read(door, road):
+    """The balances of one page."""
+    return balances(door["accounts"], road["accounts"], count_before_routing(door, road))
 
 
 class FakeServices:
@@ -87,7 +94,7 @@ def test_wherever_messages_are_each_is_counted_once(sent):
             counts.setdefault(account, {}).setdefault(state, 0)
             counts[account][state] += 1
     admitted = {account: sum(one[0] == account for one in sent) for account in "abc"}
-    parts = balances(door(*((key, admitted[key], waiting[key]) for key in "abc")), road(counts, present))
+    parts = read(door(*((key, admitted[key], waiting[key]) for key in "abc")), road(counts, present))
     assert [part.difference for part in parts] == [0, 0, 0]
     assert total(parts).admitted == len(sent)
     assert total(parts).difference == 0
@@ -104,12 +111,12 @@ def test_a_message_whose_rows_are_gone_is_missing(sent, data):
         counts.setdefault(account, {}).setdefault(state, 0)
         counts[account][state] += 1
     admitted = [(key, sum(one[0] == key for one in kept) + (sent[lost][0] == key), ()) for key in "abc"]
-    wrong = unexplained(balances(door(*admitted), road(counts)), {})
+    wrong = unexplained(read(door(*admitted), road(counts)), {})
     assert [(part.account_id, part.difference) for part in wrong] == [(sent[lost][0], -1)]
 
 
 @given(st.integers(0, 50), st.integers(0, 50))
-def test_only_what_was_admitted_meanwhile_explains_a_surplus(surplus, since):
+def test_only_what_may_have_been_seen_twice_explains_a_surplus(surplus, since):
     part = Balance("a", "A", admitted=10, handed_over=10 + surplus)
     assert bool(unexplained([part], {"a": since})) == (surplus > since)
 
@@ -120,7 +127,7 @@ def test_nothing_explains_a_lack():
 
 
 def test_an_account_that_only_routing_knows_is_too_much():
-    (part,) = balances(door(), road({"ghost": {"handed_over": 2}}))
+    (part,) = read(door(), road({"ghost": {"handed_over": 2}}))
     assert (part.account_id, part.admitted, part.difference) == ("ghost", 0, 2)
 
 
@@ -153,6 +160,46 @@ def test_a_difference_that_lasts_is_told_with_account_and_size():
     assert as_document(read)["balanced"] is False
     assert equation(read.total).startswith("4 admitted is not 0 handed over + 1 refused")
     assert ledger_table(read).row_count == 3
+
+
+class PagedServices:
+    """A door with messages 1 to `waiting` before the road, of which routing plans some after each question."""
+
+    def __init__(self, waiting, page, planned_a_question=0, lost=0):
+        self.waiting, self.page, self.planned_a_question, self.lost = waiting, page, planned_a_question, lost
+        self.planned = 0
+
+    def get(self, service, path, params=None):
+        if path == "/v1/unauthorised":
+            return {"count": 0, "by_reason": {}, "items": []}
+        begin = int(params.get("after") or 0) + 1
+        listed = [str(number) for number in range(begin, self.waiting + 1)][: self.page]
+        following = listed[-1] if len(listed) == self.page else None
+        return door(("a", self.waiting + self.lost, listed), following=following)
+
+    def post(self, service, path, body=None):
+        assert len(body["waiting"]) <= self.page
+        present = [one for one in body["waiting"] if int(one) <= self.planned]
+        answer = road({"a": {"planned": self.planned}}, present)
+        self.planned = min(self.waiting, self.planned + self.planned_a_question)
+        return answer
+
+
+@given(st.integers(0, 40), st.integers(1, 10))
+def test_what_waits_is_counted_to_its_end_however_many_pages_it_takes(waiting, page):
+    parts, wrong = read_balances(PagedServices(waiting, page))
+    assert (total(parts).in_flight, total(parts).difference, wrong) == (waiting, 0, [])
+
+
+@given(st.integers(1, 40), st.integers(1, 10), st.integers(0, 20))
+def test_what_routing_plans_between_two_pages_is_no_surplus(waiting, page, planned_a_question):
+    parts, wrong = read_balances(PagedServices(waiting, page, planned_a_question))
+    assert (total(parts).difference >= 0, wrong) == (True, [])
+
+
+def test_a_loss_is_seen_however_many_messages_wait():
+    (part,) = read_balances(PagedServices(25, 10, lost=1))[1]
+    assert part.difference == -1
 
 
 def test_what_came_without_authority_is_counted_by_each_owner():

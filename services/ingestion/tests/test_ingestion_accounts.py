@@ -6,6 +6,8 @@ from hashlib import sha256
 
 import pytest
 
+from ingestion import accounts
+
 pytestmark = pytest.mark.integration
 
 
@@ -128,11 +130,24 @@ async def test_the_ledger_counts_what_was_admitted_and_what_waits(door, item):
     terms = (await get(door, "/v1/ledger")).json()
     mine = next(account for account in terms["accounts"] if account["id"] == door.account["id"])
     silent = next(account for account in terms["accounts"] if account["name"] == "Silent")
-    assert (mine["admitted"], silent["admitted"], terms["truncated"]) == (3, 0, False)
+    assert (mine["admitted"], silent["admitted"], terms["next"]) == (3, 0, None)
     assert sorted(mine["waiting"]) == sorted(answer["message"]["id"] for answer in answers)
     assert (terms["outbox_records"], silent["waiting"]) == (3, [])
     one = (await get(door, "/v1/ledger", account_id=door.account["id"])).json()
     assert one["accounts"] == [mine]
+
+
+async def test_the_ledger_lists_what_waits_page_after_page(door, item, monkeypatch):
+    monkeypatch.setattr(accounts, "WAITING_MAX", 2)
+    answers = (await door.send_batch([item() for _ in range(5)])).json()["items"]
+    asked, pages = {"account_id": door.account["id"]}, []
+    while asked.get("after", "the first"):
+        page = (await get(door, "/v1/ledger", **asked)).json()
+        pages += page["accounts"]
+        asked["after"] = page["next"]
+    waiting = sorted(answer["message"]["id"] for answer in answers)
+    assert [terms["waiting"] for terms in pages] == [waiting[:2], waiting[2:4], waiting[4:]]
+    assert {terms["admitted"] for terms in pages} == {5}
 
 
 @pytest.mark.parametrize("path", ["/v1/accounts", "/v1/ledger", "/v1/unauthorised"])

@@ -4,13 +4,15 @@ admitted = handed over (delivered ones too) + refused + withheld + expired + hel
 
 Ingestion counts what was admitted and lists what has no receipt yet; routing, asked afterwards, counts deliveries by
 state and tells which of the listed ones it has. In flight is what routing has planned or is handing over, and what
-routing does not have yet. As ingestion is read first, a message can only be seen twice (admitted after the reading),
-never missed: a lack is a loss, and a surplus is explained by what the door admitted during the reading, or is none.
+routing does not have yet. As ingestion is read first, a message can only be seen twice, never missed: a lack is a loss,
+and a surplus is explained by what was admitted during the reading, or is none. A long list comes in pages, and routing
+is asked about each; its states are those of the last page, so what it planned since the first is seen twice too.
 """
 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
@@ -76,27 +78,40 @@ class Balance:
         return resting + self.in_flight - self.admitted
 
 
-def balances(door: Mapping[str, Any], road: Mapping[str, Any]) -> list[Balance]:
+def balances(
+    admitted: Sequence[Mapping[str, Any]],
+    deliveries: Mapping[str, Mapping[str, int]],
+    before_routing: Mapping[str, int],
+) -> list[Balance]:
     """Return each account's balance by name.
 
     Args:
-        door: ingestion's answer, `accounts` with `id`, `name`, `admitted` and `waiting` (ids without a receipt).
-        road: routing's answer, `accounts` (id to state to count) and `present` (which waiting ids it has).
+        admitted: ingestion's accounts with `id`, `name` and `admitted`.
+        deliveries: routing's counts, account id to state to count.
+        before_routing: by account id, how many waiting messages routing does not have.
     """
-    present = set(road["present"])
-    admitted = {account["id"]: account for account in door["accounts"]}
-    unheard = {one: {"id": one, "name": one, "admitted": 0, "waiting": []} for one in road["accounts"]}
-    together = {**unheard, **admitted}.values()
-    made = [_balance(account, road["accounts"].get(account["id"], {}), present) for account in together]
+    unheard = {one: {"id": one, "name": one, "admitted": 0} for one in deliveries}
+    together = {**unheard, **{account["id"]: account for account in admitted}}
+    made = [_balance(account, deliveries.get(one, {}), before_routing.get(one, 0)) for one, account in together.items()]
     return sorted(made, key=lambda balance: (balance.name, balance.account_id))
 
 
-def _balance(account: Mapping[str, Any], states: Mapping[str, int], present: set[str]) -> Balance:
+def _balance(account: Mapping[str, Any], states: Mapping[str, int], before_routing: int) -> Balance:
     terms = {state: states.get(state, 0) for state in RESTING}
     terms["handed_over"] += states.get("delivered", 0)
-    before_routing = sum(1 for message_id in account["waiting"] if message_id not in present)
     moving = states.get("planned", 0) + states.get("handing", 0)
     return Balance(account["id"], account["name"], account["admitted"], **terms, in_flight=moving + before_routing)
+
+
+def count_before_routing(door: Mapping[str, Any], road: Mapping[str, Any]) -> Counter[str]:
+    """Return by account id how many messages of a page routing does not have.
+
+    Args:
+        door: ingestion's answer, `accounts` with `id` and `waiting` (ids without a receipt).
+        road: routing's answer about them, `present` (which of these ids it has).
+    """
+    present = set(road["present"])
+    return Counter({account["id"]: len(set(account["waiting"]) - present) for account in door["accounts"]})
 
 
 def total(parts: Sequence[Balance]) -> Balance:
@@ -105,14 +120,14 @@ def total(parts: Sequence[Balance]) -> Balance:
     return Balance("", "all accounts", **terms)
 
 
-def unexplained(parts: Sequence[Balance], admitted_since: Mapping[str, int]) -> list[Balance]:
-    """Return the balances with a difference that what the door admitted since does not explain.
+def unexplained(parts: Sequence[Balance], seen_twice_max: Mapping[str, int]) -> list[Balance]:
+    """Return the balances with a difference that what may have been seen twice does not explain.
 
     Args:
         parts: balances of one reading.
-        admitted_since: by account id, how many messages the door admitted after its part of the reading.
+        seen_twice_max: by account id, how many messages were admitted or planned during the reading.
     """
-    return [part for part in parts if not 0 <= part.difference <= admitted_since.get(part.account_id, 0)]
+    return [part for part in parts if not 0 <= part.difference <= seen_twice_max.get(part.account_id, 0)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,17 +165,32 @@ def read_ledger(
 
 def read_balances(services: Services, account_id: str | None = None) -> tuple[list[Balance], list[Balance]]:
     """Read the balances once; return all, and those whose difference this reading does not explain."""
-    asked = {"account_id": account_id}
-    door = services.get("ingestion", "/v1/ledger", asked)
-    waiting = [message_id for account in door["accounts"] for message_id in account["waiting"]]
-    road = services.post("routing", "/v1/ledger", {**asked, "waiting": waiting})
-    parts = balances(door, road)
+    first_door = door = services.get("ingestion", "/v1/ledger", {"account_id": account_id})
+    first_road = road = _ask_routing(services, account_id, door)
+    before_routing = count_before_routing(door, road)
+    while after := door.get("next"):
+        door = services.get("ingestion", "/v1/ledger", {"account_id": account_id, "after": after})
+        road = _ask_routing(services, account_id, door)
+        before_routing += count_before_routing(door, road)
+    parts = balances(first_door["accounts"], road["accounts"], before_routing)
     if all(part.difference == 0 for part in parts):
         return parts, []
-    later = services.get("ingestion", "/v1/ledger", asked)
-    before = {account["id"]: account["admitted"] for account in door["accounts"]}
-    since = {account["id"]: account["admitted"] - before.get(account["id"], 0) for account in later["accounts"]}
-    return parts, unexplained(parts, since)
+    later = services.get("ingestion", "/v1/ledger", {"account_id": account_id})
+    seen_twice_max = _admitted(later) - _admitted(first_door) + (_planned(road) - _planned(first_road))
+    return parts, unexplained(parts, seen_twice_max)
+
+
+def _ask_routing(services: Services, account_id: str | None, door: Mapping[str, Any]) -> Any:
+    waiting = [message_id for account in door["accounts"] for message_id in account["waiting"]]
+    return services.post("routing", "/v1/ledger", {"account_id": account_id, "waiting": waiting})
+
+
+def _admitted(door: Mapping[str, Any]) -> Counter[str]:
+    return Counter({account["id"]: account["admitted"] for account in door["accounts"]})
+
+
+def _planned(road: Mapping[str, Any]) -> Counter[str]:
+    return Counter({account: sum(states.values()) for account, states in road["accounts"].items()})
 
 
 def ledger(

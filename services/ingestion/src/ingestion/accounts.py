@@ -126,10 +126,10 @@ class AccountTerms(BaseModel):
 
 
 class LedgerTerms(BaseModel):
-    """What the door counts from its own rows at one moment; `truncated` when more messages wait than are listed."""
+    """What the door counts from its own rows at one moment; `next` continues the lists of what waits as `after`."""
 
     accounts: list[AccountTerms]
-    truncated: bool
+    next: str | None
     outbox_records: int
     outbox_seconds: float
 
@@ -224,27 +224,27 @@ async def list_accounts(pool: Pool, rules: RulesInForce) -> Sequence[AccountSumm
     return [AccountSummary(**{**row, "created_at": rfc3339(row["created_at"])}) for row in map(dict, rows)]
 
 
-async def ledger(pool: Pool, account_id: UUID | None) -> LedgerTerms:
-    """Return the door's terms of the conservation equation, all of one moment.
+async def ledger(pool: Pool, account_id: UUID | None, after: UUID | None) -> LedgerTerms:
+    """Return the door's terms of the conservation equation, all of one moment; of what waits a page behind `after`.
 
     Raises:
         Problem: there is no such account.
     """
     async with pool.acquire() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
         accounts = await connection.fetch(_Q["ledger_accounts"], account_id)
-        waiting = await connection.fetch(_Q["ledger_waiting"], account_id, WAITING_MAX + 1)
+        waiting = await connection.fetch(_Q["ledger_waiting"], account_id, after, WAITING_MAX)
         outbox = await connection.fetchrow(_Q["ledger_outbox"])
     if account_id is not None and not accounts:
         raise _unknown_account()
     ids: dict[str, list[str]] = {row["id"]: [] for row in accounts}
-    for row in waiting[:WAITING_MAX]:
+    for row in waiting:
         ids[row["account_id"]].append(row["message_id"])
     return LedgerTerms(
         accounts=[
             AccountTerms(id=row["id"], name=row["name"], admitted=row["admitted"], waiting=ids[row["id"]])
             for row in accounts
         ],
-        truncated=len(waiting) > WAITING_MAX,
+        next=waiting[-1]["message_id"] if len(waiting) == WAITING_MAX else None,
         outbox_records=outbox["records"],
         outbox_seconds=outbox["seconds"],
     )

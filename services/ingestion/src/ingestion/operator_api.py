@@ -78,12 +78,12 @@ def operator_routes(pool: Pool, rules: RulesInForce, verifier: TokenVerifier, se
         return AcceptedRules(account_id=str(account_id), version=rules.version, text_digest=rules.text_digest)
 
     @router.get("/ledger", responses=refuses(*OPERATORS, INVALID_FIELD, UNKNOWN_ACCOUNT))
-    async def get_ledger(account_id: UUID | None = None) -> LedgerTerms:
-        """Count what was admitted and what waits for its first receipt, all at one moment.
+    async def get_ledger(account_id: UUID | None = None, after: UUID | None = None) -> LedgerTerms:
+        """Count what was admitted and list what waits for its first receipt, all at one moment.
 
-        Limits: 100,000 waiting messages are listed; `truncated` says that there are more.
+        Limits: 100,000 waiting messages are listed in one answer, in the order of their ids.
         """
-        return await ledger(pool, account_id)
+        return await ledger(pool, account_id, after)
 
     @router.get("/unauthorised", responses=refuses(*OPERATORS, INVALID_FIELD))
     async def get_unauthorised(limit: ListedMax = 100) -> UnauthorisedRecords:

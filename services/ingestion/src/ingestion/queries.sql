@@ -185,9 +185,11 @@ SELECT a.id::text AS id, a.name, (SELECT count(*) FROM messages m WHERE m.accoun
 FROM accounts a WHERE $1::uuid IS NULL OR a.id = $1 ORDER BY a.name
 
 -- name: ledger_waiting
--- Messages without any receipt, oldest first, up to $2; $1 is an account or null.
-SELECT account_id::text AS account_id, message_id::text AS message_id
-FROM awaiting_receipt WHERE $1::uuid IS NULL OR account_id = $1 ORDER BY admitted_at, message_id LIMIT $2
+-- Messages without any receipt by id, up to $3 behind the id $2 (null: from the first); $1 is an account or null.
+SELECT account_id::text AS account_id, message_id::text AS message_id FROM awaiting_receipt
+WHERE ($1::uuid IS NULL OR account_id = $1)
+    AND message_id > coalesce($2::uuid, '00000000-0000-0000-0000-000000000000')
+ORDER BY message_id LIMIT $3
 
 -- name: ledger_outbox
 -- What is committed and not known to be in Kafka.
