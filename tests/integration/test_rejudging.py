@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from datetime import UTC, datetime, timedelta
 from email.message import EmailMessage
+from functools import partial
 from hashlib import sha256
 from types import SimpleNamespace
 from uuid import UUID, uuid4
@@ -27,10 +29,14 @@ from common.testing.fakes import FakePublisher, FakeVault
 from common.times import rfc3339
 from moderation.handlers import on_message_admitted
 from moderation.policy.reading import read_policy
+from moderation.rejudging import store as rejudging_store
 from moderation.rejudging.api import ListRoutes
 from moderation.rejudging.hashes import hashes_of, listed_address
 from moderation.rejudging.lists import ListsInForce, Rejudging
 from moderation.rejudging.store import SLOTS, Carried, forget_signals, insert_signals
+from moderation.review import store as review_store
+from moderation.review.deciding import AlreadyDecidedError, Deciding, Word
+from moderation.review.store import claim_case
 from moderation.screening import Screener
 from waystation.operator import ServiceClient
 from waystation.stack import checkout_folder
@@ -167,6 +173,74 @@ async def test_what_was_blocked_at_once_is_not_kept_and_what_waits_for_a_person_
     await desk.change("address", entry(PAGE))
     assert [word.message_id for word in desk.words()] == [held]
     assert await pool.fetchval("SELECT state FROM cases WHERE content IS NULL") == "decided"
+
+
+HELD = b"Subject: x\r\n\r\nWe launder your money safely. " + PAGE.encode() + b"\r\n"
+RELEASE = Word("release", None, "a quotation")
+MEANWHILE_SECONDS = 0.5
+
+
+def meanwhile(monkeypatch, module, name, other):
+    """Let another task begin once, and have some time, behind the first call of a function of a module."""
+    real, begun = getattr(module, name), []
+
+    async def called(*arguments):
+        answer = await real(*arguments)
+        if not begun:
+            begun.append(asyncio.ensure_future(other()))
+            await asyncio.wait(begun, timeout=MEANWHILE_SECONDS)
+        return answer
+
+    monkeypatch.setattr(module, name, called)
+    return begun
+
+
+async def claimed(desk, pool):
+    (message_id,) = await desk.judge(HELD)
+    relay = SimpleNamespace(committed=desk.relayed.extend)
+    case_id = await claim_case(pool, "anna", desk.moment, desk.moment + timedelta(minutes=15))
+    return message_id, partial(Deciding(pool, desk.signer, relay, 0.0, lambda: desk.moment).decide, case_id, "anna")
+
+
+async def told_and_kept(desk, pool):
+    """Return numbers and actions of revisions, as they were published and as they stand in the database."""
+    rows = await pool.fetch("SELECT revision, action FROM revisions ORDER BY revision")
+    return [(word.revision, word.action) for word in desk.words()], [tuple(row) for row in rows]
+
+
+async def test_a_person_who_releases_while_a_list_blocks_comes_too_late(desk, pool, monkeypatch):
+    _, decide = await claimed(desk, pool)
+    begun = meanwhile(monkeypatch, rejudging_store, "last_revisions", lambda: decide(RELEASE))
+    await desk.change("address", entry(PAGE))
+    with pytest.raises(AlreadyDecidedError):
+        await begun[0]
+    assert await told_and_kept(desk, pool) == ([(1, "block")], [(1, "block")])
+
+
+async def test_a_list_that_blocks_while_a_person_releases_has_the_last_word(desk, pool, monkeypatch):
+    _, decide = await claimed(desk, pool)
+    begun = meanwhile(monkeypatch, review_store, "last_revision", lambda: desk.change("address", entry(PAGE)))
+    await decide(RELEASE)
+    await begun[0]
+    assert await told_and_kept(desk, pool) == ([(1, "allow"), (2, "block")], [(1, "allow"), (2, "block")])
+
+
+@pytest.mark.parametrize("by_list", [True, False])
+async def test_a_number_that_is_lost_to_a_copy_without_locks_is_not_published(desk, pool, monkeypatch, by_list):
+    message_id, decide = await claimed(desk, pool)
+
+    async def older_copy():
+        await pool.execute(
+            "INSERT INTO revisions (message_id, revision, account_id, action, cause, statement, proof, revised_at)"
+            " VALUES ($1, 1, 'acme', 'allow', 'person', '{}', '{}', $2)",
+            UUID(message_id),
+            desk.moment,
+        )
+
+    where = (rejudging_store, "last_revisions") if by_list else (review_store, "last_revision")
+    meanwhile(monkeypatch, *where, older_copy)
+    await (desk.change("address", entry(PAGE)) if by_list else decide(Word("block", "R3.a", "an offer")))
+    assert await told_and_kept(desk, pool) == ([(2, "block")], [(1, "allow"), (2, "block")])
 
 
 async def test_a_signal_that_hits_too_much_is_neither_listed_nor_applied_until_a_person_says_so(desk, pool):

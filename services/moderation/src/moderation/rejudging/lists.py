@@ -16,7 +16,7 @@ from common.times import rfc3339
 from moderation.lists import HashLists
 from moderation.rejudging import store
 from moderation.rejudging.store import Carrier, Entry
-from moderation.review.store import close_revised, insert_outbox, insert_revisions
+from moderation.review.store import close_revised, insert_outbox, insert_revisions, lock_verdicts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -93,20 +93,29 @@ class Rejudging:
         stored: list[StoredRecord] = []
         for start in range(0, len(carriers), REVISED_AT_ONCE_MAX):
             some = carriers[start : start + REVISED_AT_ONCE_MAX]
-            last = await store.last_revisions(connection, [one.message_id for one in some])
-            words = [
-                _word(one, entry, last.get(one.message_id, (0, ""))[0] + 1, len(carriers), rfc3339(self.now()))
-                for one in some
-                if last.get(one.message_id, (0, ""))[1] != "block"
-            ]
-            if not words:
-                continue
-            signed = self.signer.sign([word.statement() for word in words])
-            rows = [(word, one, self.now()) for word, one in zip(words, signed, strict=True)]
-            await insert_revisions(connection, rows)
-            await close_revised(connection, [word.message_id for word in words], self.now())
-            stored += await insert_outbox(connection, [encode(VerdictRevised(revision=one)) for one in signed])
+            await lock_verdicts(connection, [one.message_id for one in some])
+            while words := await self._words(connection, entry, some, len(carriers)):
+                signed = self.signer.sign([word.statement() for word in words])
+                rows = [(word, one, self.now()) for word, one in zip(words, signed, strict=True)]
+                new = await insert_revisions(connection, rows)
+                await close_revised(connection, new, self.now())
+                events = [VerdictRevised(revision=one) for word, one, _ in rows if word.message_id in new]
+                stored += await insert_outbox(connection, [encode(event) for event in events])
+                # A number may be lost to a copy that locks no verdicts: those messages are named by the next one.
+                some = [one for one in some if one.message_id not in new]
         return stored
+
+    async def _words(
+        self, connection: Connection, entry: Entry, carriers: Sequence[Carrier], exposure: int
+    ) -> list[VerdictRevision]:
+        """Return the next word on each message whose newest is not a block."""
+        last = await store.last_revisions(connection, [one.message_id for one in carriers])
+        words = []
+        for one in carriers:
+            revision, action = last.get(one.message_id, (0, ""))
+            if action != "block":
+                words.append(_word(one, entry, revision + 1, exposure, rfc3339(self.now())))
+        return words
 
 
 def _word(carrier: Carrier, entry: Entry, revision: int, exposure: int, screened_at: str) -> VerdictRevision:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from common.events.envelope import encode
@@ -92,12 +93,12 @@ class Deciding:
     async def _revise(
         self, connection: Connection, row: Mapping[str, Any], word: Word, now: datetime
     ) -> list[StoredRecord]:
-        revision = VerdictRevision(
+        word_of = partial(
+            VerdictRevision,
             message_id=str(row["message_id"]),
             account_id=row["account_id"],
             recipient_token=row["recipient_token"],
             instruction_digest=row["instruction_digest"],
-            revision=await store.last_revision(connection, row["message_id"]) + 1,
             action="allow" if word.decision == "release" else "block",
             clauses=() if word.clause is None else (word.clause,),
             cause="person",
@@ -106,8 +107,11 @@ class Deciding:
             exposure=row["exposure"],
             screened_at=rfc3339(now),
         )
-        (signed,) = self.signer.sign([revision.statement()])
-        await store.insert_revisions(connection, [(revision, signed, now)])
+        while True:
+            revision = word_of(revision=await store.last_revision(connection, row["message_id"]) + 1)
+            (signed,) = self.signer.sign([revision.statement()])
+            if await store.insert_revisions(connection, [(revision, signed, now)]):
+                break  # else a copy that locks no verdicts took the number
         return await store.insert_outbox(connection, [encode(VerdictRevised(revision=signed))])
 
 

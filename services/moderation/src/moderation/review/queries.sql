@@ -42,6 +42,14 @@ SELECT c.*, l.messages AS exposure, v.statement, v.policy
 FROM cases c JOIN likenesses l USING (likeness) JOIN verdicts v USING (message_id)
 WHERE c.case_id = $1
 
+-- name: lock_verdicts
+-- Verdicts, locked before their newest revision is read: whoever revises next waits here and then reads on.
+SELECT FROM verdicts WHERE message_id = ANY($1::uuid[]) ORDER BY message_id FOR UPDATE
+
+-- name: lock_verdict_of_case
+-- The same for the message of one case; lists lock verdicts before cases, so people's decisions do too.
+SELECT FROM verdicts WHERE message_id = (SELECT message_id FROM cases WHERE case_id = $1) FOR UPDATE
+
 -- name: lock_case
 -- One case, locked until the decision is stored.
 SELECT c.*, l.messages AS exposure

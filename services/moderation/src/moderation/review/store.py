@@ -75,8 +75,14 @@ async def case_by_id(connection: Connection | Pool, case_id: UUID) -> Mapping[st
     return row
 
 
+async def lock_verdicts(connection: Connection, message_ids: Iterable[str]) -> None:
+    """Lock verdicts: nobody else numbers a revision of them until this transaction ends."""
+    await connection.execute(QUERIES["lock_verdicts"], list(message_ids))
+
+
 async def lock_case(connection: Connection, case_id: UUID) -> Mapping[str, Any] | None:
-    """Lock one case."""
+    """Lock one case, and before it the verdict behind it."""
+    await connection.execute(QUERIES["lock_verdict_of_case"], case_id)
     row: Mapping[str, Any] | None = await connection.fetchrow(QUERIES["lock_case"], case_id)
     return row
 
