@@ -32,7 +32,7 @@ from moderation.policy.reading import read_policy
 from moderation.rejudging import store as rejudging_store
 from moderation.rejudging.api import ListRoutes
 from moderation.rejudging.hashes import hashes_of, listed_address
-from moderation.rejudging.lists import ListsInForce, Rejudging
+from moderation.rejudging.lists import LISTS_EVERY_SECONDS, SEARCH_AGAIN_SECONDS, ListsInForce, Rejudging
 from moderation.rejudging.store import SLOTS, Carried, forget_signals, insert_signals
 from moderation.review import store as review_store
 from moderation.review.deciding import AlreadyDecidedError, Deciding, Word
@@ -81,9 +81,16 @@ class Desk:
     def __init__(self, pool, policy):
         self.pool, self.moment, self.vault, self.relayed = pool, START, FakeVault(), []
         self.screener = Screener(policy, keeps_hashes=True)
-        relay = SimpleNamespace(committed=self.relayed.extend)
         self.signer = Signer("verdict", VERDICT_KEY)
-        self.rejudging = Rejudging(pool, VERDICT_KEYS, self.signer, relay, FLOOD, lambda: self.moment)
+        self.rejudging = self.restarted()
+
+    def restarted(self):
+        relay = SimpleNamespace(committed=self.relayed.extend)
+        return Rejudging(self.pool, VERDICT_KEYS, self.signer, relay, FLOOD, lambda: self.moment)
+
+    async def search_again(self, seconds=SEARCH_AGAIN_SECONDS):
+        self.moment += timedelta(seconds=seconds)
+        await self.restarted().search_again()
 
     async def judge(self, *contents, **fields):
         fields = {"not_before": START, "not_after": START + timedelta(days=1), **fields}
@@ -153,7 +160,7 @@ async def test_a_link_that_is_listed_later_names_each_message_and_account_that_s
     assert len(desk.words()) == 2, "a change that comes again was taken"
     await desk.change("address", entry(PAGE))
     assert len(desk.words()) == 2, "what is blocked is not blocked again"
-    assert await pool.fetchval("SELECT count(*) FROM listed") == 2
+    assert await pool.fetchval("SELECT count(*) FROM list_entries") == 2
 
 
 async def test_files_and_likeness_find_messages_too(desk):
@@ -173,6 +180,71 @@ async def test_what_was_blocked_at_once_is_not_kept_and_what_waits_for_a_person_
     await desk.change("address", entry(PAGE))
     assert [word.message_id for word in desk.words()] == [held]
     assert await pool.fetchval("SELECT state FROM cases WHERE content IS NULL") == "decided"
+
+
+async def test_what_was_judged_by_the_lists_of_before_is_found_by_a_second_search(desk):
+    (before,) = await desk.judge(mail(LETTER, PAGE))
+    await desk.change("address", entry(PAGE))
+    (meanwhile_judged,) = await desk.judge(mail("short", PAGE))
+    await desk.search_again(LISTS_EVERY_SECONDS)
+    assert [word.message_id for word in desk.words()] == [before], "a batch may still be in hand"
+    await desk.search_again()
+    assert [word.message_id for word in desk.words()] == [before, meanwhile_judged]
+    await desk.judge(mail("x", PAGE))
+    await desk.search_again()
+    assert len(desk.words()) == 2, "it is searched for once more, and not for ever"
+
+
+async def test_a_second_search_passes_over_what_was_taken_off_and_asks_a_person_about_a_flood(desk, pool):
+    await desk.change("address", entry(PAGE), entry("rare.example"))
+    await desk.judge(mail("x", "https://rare.example/"), *[mail(f"{n}", PAGE) for n in range(FLOOD + 1)])
+    await desk.change("address", add=(), remove=(entry("rare.example"),))
+    await desk.search_again()
+    assert desk.words() == []
+    (row,) = await pool.fetch("SELECT * FROM quarantine")
+    assert (row["state"], row["messages"], row["entry"]) == ("waiting", FLOOD + 1, entry(PAGE))
+    await desk.change("address", entry(PAGE), approved=True)
+    assert len(desk.words()) == FLOOD + 1
+    await desk.judge(mail("y", PAGE))
+    await desk.search_again()
+    assert len(desk.words()) == FLOOD + 2, "what a person approved is approved for the second search too"
+
+
+async def test_what_two_lists_name_is_bad_until_both_have_taken_it_off(desk, pool):
+    lists = ListsInForce(pool, desk.screener)
+    for name in ("abuse", "feed"):
+        await desk.change("address", entry(PAGE), list=name)
+    for name, left in (("feed", 1), ("abuse", 0)):
+        await desk.change("address", list=name, add=(), remove=(entry(PAGE),))
+        await lists.step()
+        assert len(desk.screener.policy.lists.addresses) == left
+
+
+async def test_the_version_before_and_this_one_see_each_others_lists(desk, pool):
+    async def older_adds(name):
+        await pool.execute(
+            "INSERT INTO listed (kind, entry, list, clause, listed_at) VALUES ('address', $1, $2, 'R5.2', $3)"
+            " ON CONFLICT (kind, entry) DO UPDATE SET list = excluded.list, clause = excluded.clause,"
+            " listed_at = excluded.listed_at",
+            entry(PAGE),
+            name,
+            desk.moment,
+        )
+
+    async def both_see():
+        old = await pool.fetch("SELECT kind, entry FROM listed")
+        return len(old), len(await rejudging_store.read_listed(pool))
+
+    await older_adds("feed")
+    await desk.change("address", entry(PAGE), list="abuse")
+    assert await both_see() == (1, 1)
+    await pool.execute("DELETE FROM listed WHERE kind = 'address' AND entry = $1 AND list = 'feed'", entry(PAGE))
+    assert await both_see() == (1, 1)
+    await older_adds("feed")
+    await desk.change("address", list="abuse", add=(), remove=(entry(PAGE),))
+    assert await both_see() == (1, 1)
+    await desk.change("address", list="feed", add=(), remove=(entry(PAGE),))
+    assert await both_see() == (0, 0)
 
 
 HELD = b"Subject: x\r\n\r\nWe launder your money safely. " + PAGE.encode() + b"\r\n"
@@ -251,7 +323,7 @@ async def test_a_signal_that_hits_too_much_is_neither_listed_nor_applied_until_a
     assert len(desk.words()) == 1, "an entry beside a flood is applied"
     (row,) = await pool.fetch("SELECT * FROM quarantine")
     assert (row["state"], row["messages"], row["entry"]) == ("waiting", FLOOD + 1, entry(PAGE))
-    assert await pool.fetchval("SELECT count(*) FROM listed") == 1
+    assert await pool.fetchval("SELECT count(*) FROM list_entries") == 1
     await desk.change("address", entry(PAGE), approved=True)
     assert len(desk.words()) == 9
 
@@ -305,7 +377,7 @@ async def test_what_names_nothing_is_refused(client, body):
 async def test_a_change_that_moderation_did_not_sign_changes_nothing(desk, pool):
     await desk.judge(mail("x", PAGE))
     await desk.change("address", entry(PAGE), signer=Signer("verdict", Ed25519PrivateKey.generate()))
-    assert (desk.words(), await pool.fetchval("SELECT count(*) FROM listed")) == ([], 0)
+    assert (desk.words(), await pool.fetchval("SELECT count(*) FROM list_entries")) == ([], 0)
 
 
 async def test_what_is_listed_is_known_to_screening_and_what_is_taken_off_no_longer(desk, pool):

@@ -46,7 +46,7 @@ from moderation.policy_api import policy_routes
 from moderation.recent import RecentMessages
 from moderation.recovery import VerdictsAgain
 from moderation.rejudging.api import ListRoutes
-from moderation.rejudging.lists import ListsInForce, Rejudging
+from moderation.rejudging.lists import LISTS_EVERY_SECONDS, ListsInForce, Rejudging
 from moderation.rejudging.store import forget_signals
 from moderation.remembering import RememberedScores
 from moderation.replay_api import replay_routes
@@ -77,7 +77,6 @@ POLICIES_OLD_SECONDS = 10.0
 CASES_EVERY_SECONDS = 30.0
 REPLAYS_EVERY_SECONDS = 60.0
 SIGNALS_EVERY_SECONDS = 1800.0
-LISTS_EVERY_SECONDS = 5.0
 LISTS_GROUP = "moderation.rejudging"
 
 
@@ -178,15 +177,16 @@ async def _start(
     rejudging = Rejudging(pool, verdict_keys, signer, relay, settings.rejudge_messages_max, now)
     app.include_router(ListRoutes(rejudging, verifier).router())
     _changes_of_lists(settings, rejudging, publisher, telemetry).attach(broker)
-    await _keep_up(settings, screener, pool, replays, stack)
+    await _keep_up(settings, screener, rejudging, replays, stack)
     stack.push_async_callback(broker.stop)
     await broker.start()
 
 
 async def _keep_up(
-    settings: ModerationSettings, screener: Screener, pool: Pool, replays: Replays, stack: AsyncExitStack
+    settings: ModerationSettings, screener: Screener, rejudging: Rejudging, replays: Replays, stack: AsyncExitStack
 ) -> None:
     """Repeat what keeps the queue, the signals and the lists as they should be; lists are there from the first mail."""
+    pool = rejudging.pool
     lists = ListsInForce(pool, screener)
     await lists.step()
     loops = Loops()
@@ -196,6 +196,7 @@ async def _keep_up(
     days = settings.rejudge_days
     loops.run("old signals", lambda: forget_signals(pool, now(), days), every_seconds=SIGNALS_EVERY_SECONDS)
     loops.run("lists", lists.step, every_seconds=LISTS_EVERY_SECONDS)
+    loops.run("second searches", rejudging.search_again, every_seconds=LISTS_EVERY_SECONDS)
 
 
 def _changes_of_lists(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from common.events.envelope import encode
@@ -15,7 +16,7 @@ from common.security.signing import SignatureError
 from common.times import rfc3339
 from moderation.lists import HashLists
 from moderation.rejudging import store
-from moderation.rejudging.store import Carrier, Entry
+from moderation.rejudging.store import Carrier, Cause, Entry
 from moderation.review.store import close_revised, insert_outbox, insert_revisions, lock_verdicts
 
 if TYPE_CHECKING:
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+LISTS_EVERY_SECONDS = 5.0
+BATCH_SECONDS_MAX = 55.0
+"""How long a batch is judged by the lists that were in force when it began; most take less than one second."""
+SEARCH_AGAIN_SECONDS = LISTS_EVERY_SECONDS + BATCH_SECONDS_MAX
 APPROVED_MESSAGES_MAX = 1_000_000
 REVISED_AT_ONCE_MAX = 1000
 
@@ -57,6 +62,18 @@ class Rejudging:
                 stored = await self._take(connection, change)
             self.relay.committed(stored)
 
+    async def search_again(self) -> None:
+        """Search once more for what was listed a while ago: some messages were judged by the lists of before."""
+        while True:
+            async with self.pool.acquire() as connection, connection.transaction():
+                await store.wait_for_turn(connection)
+                found = await store.next_to_search(connection, self.now())
+                if found is None:
+                    return
+                stored = await self._search(connection, *found)
+                await store.note_searched(connection, found[0])
+            self.relay.committed(stored or [])
+
     async def publish(self, change: ListChange) -> None:
         """Sign a change and give it to Kafka; every copy's group takes it from there."""
         async with self.pool.acquire() as connection, connection.transaction():
@@ -69,24 +86,33 @@ class Rejudging:
         return await insert_outbox(connection, [encode(ListChanged(change=signed))])
 
     async def _take(self, connection: Connection, change: ListChange) -> list[StoredRecord]:
-        now = self.now()
-        if not await store.insert_change(connection, change.change_id, change.list, now):
+        await store.wait_for_turn(connection)
+        if not await store.insert_change(connection, change.change_id, change.list, self.now()):
             return []
         await store.remove_listed(connection, change.kind, change.remove, change.list)
-        bound = APPROVED_MESSAGES_MAX if change.approved else self.flood_messages_max
+        cause = Cause(change.change_id, change.approved)
         listed: list[Entry] = []
         stored: list[StoredRecord] = []
         for entry in (Entry(change.list, change.kind, added, change.clause) for added in change.add):
-            carriers = await store.carriers_of(connection, entry, bound + 1)
-            if len(carriers) > bound:
-                found = store.Flood(change.change_id, len(carriers), len({one.account_id for one in carriers}))
-                await store.insert_quarantine(connection, entry, found, now)
-                log.warning("%s hits more than %d messages: it waits for a person", entry.signal, bound)
-                continue
-            listed.append(entry)
-            stored += await self._revise(connection, entry, carriers)
-        await store.insert_listed(connection, listed, now)
+            revised = await self._search(connection, entry, cause)
+            if revised is not None:
+                listed.append(entry)
+                stored += revised
+        now = self.now()
+        search_again_at = now + timedelta(seconds=SEARCH_AGAIN_SECONDS)
+        await store.insert_listed(connection, listed, cause, now, search_again_at)
         return stored
+
+    async def _search(self, connection: Connection, entry: Entry, cause: Cause) -> list[StoredRecord] | None:
+        """Name the messages that carry an entry; None when they are too many and a person has to say so."""
+        bound = APPROVED_MESSAGES_MAX if cause.approved else self.flood_messages_max
+        carriers = await store.carriers_of(connection, entry, bound + 1)
+        if len(carriers) <= bound:
+            return await self._revise(connection, entry, carriers)
+        found = store.Flood(cause.change_id, len(carriers), len({one.account_id for one in carriers}))
+        await store.insert_quarantine(connection, entry, found, self.now())
+        log.warning("%s hits more than %d messages: it waits for a person", entry.signal, bound)
+        return None
 
     async def _revise(self, connection: Connection, entry: Entry, carriers: Sequence[Carrier]) -> list[StoredRecord]:
         """Name the messages that carry an entry, but those that were blocked before."""

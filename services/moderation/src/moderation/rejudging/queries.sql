@@ -19,6 +19,7 @@ SELECT DISTINCT ON (s.message_id) s.message_id::text AS message_id, s.recipient_
     v.statement->>'instruction_digest' AS instruction_digest
 FROM (SELECT message_id, recipient_token FROM signals WHERE hashes @> ARRAY[$1::bigint] LIMIT $2) s
 JOIN verdicts v USING (message_id)
+ORDER BY s.message_id
 
 -- name: alike
 -- Messages whose text is like one with these sketches.
@@ -30,24 +31,40 @@ FROM (
         AND (SELECT count(*) FROM unnest(hashes[1:4]) AS sketch WHERE sketch = ANY($1::bigint[])) >= 3
     LIMIT $2
 ) s JOIN verdicts v USING (message_id)
+ORDER BY s.message_id
 
 -- name: sketches_of
 -- The sketches of a message's text.
 SELECT hashes[1:4] AS sketches FROM signals WHERE message_id = $1 AND sketches = 4 LIMIT 1
+
+-- name: wait_for_turn
+-- One transaction at a time changes lists or searches: versions are committed in their order, and no two lock the same
+-- verdicts in different orders.
+SELECT pg_advisory_xact_lock(1281977460)
 
 -- name: insert_change
 -- A change of a list is taken once.
 INSERT INTO list_changes (change_id, list, taken_at) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING RETURNING version
 
 -- name: insert_listed
--- What is bad from now on.
-INSERT INTO listed (kind, entry, list, clause, listed_at)
-SELECT $1, entry, $2, $3, $4 FROM unnest($5::text[]) AS entry ORDER BY entry
-ON CONFLICT (kind, entry) DO UPDATE SET list = excluded.list, clause = excluded.clause, listed_at = excluded.listed_at
+-- What is bad from now on, and when it is searched for once more.
+INSERT INTO list_entries (kind, entry, list, clause, listed_at, change_id, approved, search_again_at)
+SELECT $1, entry, $2, $3, $4, $6, $7, $8 FROM unnest($5::text[]) AS entry ORDER BY entry
+ON CONFLICT (kind, entry, list) DO UPDATE SET clause = excluded.clause, listed_at = excluded.listed_at,
+    change_id = excluded.change_id, approved = excluded.approved, search_again_at = excluded.search_again_at
+
+-- name: next_to_search
+-- The entry that is to be searched for once more the longest.
+SELECT list, kind, entry, clause, change_id::text AS change_id, approved FROM list_entries
+WHERE search_again_at <= $1 ORDER BY search_again_at LIMIT 1
+
+-- name: note_searched
+-- Nothing more is to be searched for.
+UPDATE list_entries SET search_again_at = NULL WHERE kind = $1 AND entry = $2 AND list = $3
 
 -- name: remove_listed
 -- What is bad no longer.
-DELETE FROM listed WHERE kind = $1 AND entry = ANY($2::text[]) AND list = $3
+DELETE FROM list_entries WHERE kind = $1 AND entry = ANY($2::text[]) AND list = $3
 
 -- name: version_of_lists
 -- Tells whether lists are the newest.
@@ -55,7 +72,7 @@ SELECT coalesce(max(version), 0) FROM list_changes
 
 -- name: read_listed
 -- All that is listed and can be looked up on the road.
-SELECT kind, entry FROM listed WHERE kind IN ('address', 'file')
+SELECT DISTINCT kind, entry FROM list_entries WHERE kind IN ('address', 'file')
 
 -- name: last_revisions
 -- The newest words on some messages.

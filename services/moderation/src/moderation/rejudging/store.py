@@ -50,6 +50,13 @@ class Entry(NamedTuple):
         return f"{self.kind}:{self.entry}"
 
 
+class Cause(NamedTuple):
+    """The change that lists an entry, and whether a person has said that it may hit as much as it does."""
+
+    change_id: str
+    approved: bool
+
+
 def slot_of(moment: datetime) -> int:
     """Return the day of the ring."""
     return moment.toordinal() % SLOTS
@@ -93,17 +100,38 @@ async def sketches_of(pool: Pool, message_id: UUID) -> Sequence[int] | None:
     return found
 
 
+async def wait_for_turn(connection: Connection) -> None:
+    """Wait until no other transaction changes lists or searches."""
+    await connection.execute(QUERIES["wait_for_turn"])
+
+
 async def insert_change(connection: Connection, change_id: str, list_name: str, now: datetime) -> bool:
     """Note a change of a list; False when it was taken before."""
     return await connection.fetchval(QUERIES["insert_change"], change_id, list_name, now) is not None
 
 
-async def insert_listed(connection: Connection, entries: Sequence[Entry], now: datetime) -> None:
+async def insert_listed(
+    connection: Connection, entries: Sequence[Entry], cause: Cause, now: datetime, search_again_at: datetime
+) -> None:
     """List entries of one kind, list and clause."""
     if entries:
         one = entries[0]
         told = [entry.entry for entry in entries]
-        await connection.execute(QUERIES["insert_listed"], one.kind, one.list, one.clause, now, told)
+        named = (one.kind, one.list, one.clause, now, told)
+        await connection.execute(QUERIES["insert_listed"], *named, *cause, search_again_at)
+
+
+async def next_to_search(connection: Connection, now: datetime) -> tuple[Entry, Cause] | None:
+    """Return an entry that is due to be searched for once more."""
+    row = await connection.fetchrow(QUERIES["next_to_search"], now)
+    if row is None:
+        return None
+    return Entry(row["list"], row["kind"], row["entry"], row["clause"]), Cause(row["change_id"], row["approved"])
+
+
+async def note_searched(connection: Connection, entry: Entry) -> None:
+    """Note that an entry was searched for once more."""
+    await connection.execute(QUERIES["note_searched"], entry.kind, entry.entry, entry.list)
 
 
 async def remove_listed(connection: Connection, kind: str, entries: Sequence[str], list_name: str) -> None:
