@@ -36,6 +36,7 @@ def test_an_address_in_utf8_is_read(tmp_path):
         (b"From: a@b.example, c@d.example\nTo: e@f.example\n\n", "From names 2"),
         (b"From: a@b.example\n\nTo: hidden@in.the.body\n", "neither To nor Cc"),
         (b"\x00\xff\xfe", "From names 0"),
+        (b"From: a@b.example\nTo: " + b":" * 3_000 + b"\n\n", "To or Cc is no list of addresses"),
     ],
 )
 def test_a_file_that_is_no_mail_is_refused_by_name(tmp_path, raw, says):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import string
+import time
 from datetime import UTC, datetime
 from email.message import EmailMessage
 from email.mime.message import MIMEMessage
@@ -153,6 +154,24 @@ def test_a_report_that_is_nested_without_end_is_read_in_linear_time():
     deep = "".join(f"Content-Type: multipart/mixed; boundary=x{n}\n\n--x{n}\n" for n in range(10_000))
     raw = report(original=ORIGINAL + deep)[:REPORT_BYTES_MAX]
     assert parse_report(raw).account_id == ACCOUNT
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    ['x="' + ";" * 65_000, ";a*0*=b" * 8_000, "a*" + "9" * 5_000 + "=1", "\n ".join(["a*" + "9" * 1_990 + "=1"] * 30)],
+)
+def test_a_content_type_that_would_take_long_is_refused_at_once(parameters):
+    started = time.process_time()
+    for kind in (b"multipart/report", b"message/feedback-report", b"message/rfc822"):
+        with pytest.raises(ArfError, match="Content-Type"):
+            parse_report(report().replace(kind, kind + b"; " + parameters.encode()))
+    assert time.process_time() - started < 0.25
+
+
+def test_numbered_pieces_of_a_parameter_are_read_or_refused():
+    assert parse_report(report().replace(b"multipart/report", b"multipart/report; a*0=1; a*1=2")).account_id == ACCOUNT
+    with pytest.raises(ArfError, match="RFC 2231"):
+        parse_report(report().replace(b"multipart/report", b"multipart/report; a*=1; a*0=2"))
 
 
 @given(st.binary(max_size=400))

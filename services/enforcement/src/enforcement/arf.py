@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 REPORT_BYTES_MAX = 1024 * 1024
 HEADER_BYTES_MAX = 64 * 1024
+CONTENT_TYPE_CHARACTERS_MAX = 2_048
+"""The standard library takes quadratic time to read the parameters of a Content-Type."""
 FIELDS_MAX = 200
 INCIDENTS_MAX = 1_000_000
 
@@ -110,10 +112,13 @@ def parse_report(raw: bytes) -> FeedbackReport:
 
 def _part(raw: bytes) -> _Part:
     """Split a header from its body at the first empty line; read up to 64 KiB of header."""
-    header, _, body = raw.replace(b"\r\n", b"\n").partition(b"\n\n")
-    if header.startswith(b"\n"):
-        header, body = b"", raw
-    return _Part(_header(header), body)
+    octets, _, body = raw.replace(b"\r\n", b"\n").partition(b"\n\n")
+    if octets.startswith(b"\n"):
+        octets, body = b"", raw
+    header = _header(octets)
+    if len(_first(header, "Content-Type")) > CONTENT_TYPE_CHARACTERS_MAX:
+        raise ArfError("Content-Type", "RFC 2045, 5.1", f"is longer than {CONTENT_TYPE_CHARACTERS_MAX} characters")
+    return _Part(header, body)
 
 
 def _header(octets: bytes) -> Message:
@@ -135,7 +140,10 @@ def _parts(mail: _Part) -> tuple[_Part, _Part, _Part]:
 
 
 def _parameter(part: _Part, name: str) -> str:
-    value = part.header.get_param(name)
+    try:
+        value = part.header.get_param(name)
+    except (ValueError, TypeError):  # of numbered pieces, one has no number or one of too many digits
+        raise ArfError("Content-Type", "RFC 2231, 3", "has parameters that cannot be read") from None
     return value if isinstance(value, str) else ""
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from moderation.features import INDEX
 from moderation.links import host_kinds, is_raw_ip
-from moderation.mail import Link
+from moderation.mail import Link, can_be_addresses
 from moderation.text import normalise
 from moderation.text.words import lexicon
 
@@ -105,7 +105,7 @@ class Sites:
     def _told_by_sender(self, sender: Correspondent, answers_to: Correspondent | None) -> Iterator[str]:
         site = self._site_of_mailbox(sender.address)
         if sender.name:
-            shown = parseaddr(sender.name)[1] if "@" in sender.name else ""
+            shown = parseaddr(sender.name)[1] if "@" in sender.name and can_be_addresses(sender.name) else ""
             if "@" in shown and self._site_of_mailbox(shown) != site:
                 yield "mail.name_is_other_address"
             if self.brands_in(sender.name) and not self.is_brand_site(site):

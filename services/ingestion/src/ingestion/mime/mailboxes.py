@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import binascii
 import re
-from email.errors import HeaderParseError
+from email.errors import CharsetError, HeaderParseError
 from email.header import decode_header, make_header
 
 from ingestion.mime.address import parse_address
@@ -20,6 +20,7 @@ _TOKEN = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _QUOTED_PAIR = re.compile(r"\\(.)")
+_IN_COMMENT = re.compile(r"\\.|[()]", re.DOTALL)
 _DECODED_NAME_CHARACTERS_MAX = 1_000
 
 
@@ -36,15 +37,14 @@ def mailboxes(value: str, *, field: str) -> list[Mailbox]:
     """
     found: list[Mailbox] = []
     entry = _Entry()
-    depth = 0
-    for token in _TOKEN.finditer(value):
+    at = 0
+    while (token := _TOKEN.match(value, at)) is not None:
         kind, text = token.lastgroup, token[token.lastgroup or 0]
-        if kind == "mark" and text in "()":
-            depth += 1 if text == "(" else -1
-            if depth < 0:
-                raise AddressListError("has a closing bracket too many")
-        elif depth:
-            continue
+        at = token.end()
+        if text == "(" and kind == "mark":
+            at = _after_comment(value, at)
+        elif text == ")" and kind == "mark":
+            raise AddressListError("has a closing bracket too many")
         elif kind == "mark":
             if text != ":":  # what precedes a colon is the name of a group
                 entry.add_to(found, field)
@@ -53,10 +53,19 @@ def mailboxes(value: str, *, field: str) -> list[Mailbox]:
             raise AddressListError("has a quote or an angle bracket without its partner")
         else:
             entry.take(kind or "", text)
-    if depth:
-        raise AddressListError("has an opening bracket too many")
     entry.add_to(found, field)
     return found
+
+
+def _after_comment(value: str, at: int) -> int:
+    """Past the comment whose opening bracket ends at `at`; quotes mean nothing in one (RFC 5322, 3.2.2)."""
+    depth = 1
+    for mark in _IN_COMMENT.finditer(value, at):
+        if mark[0] in ("(", ")"):
+            depth += 1 if mark[0] == "(" else -1
+        if not depth:
+            return mark.end()
+    raise AddressListError("has an opening bracket too many")
 
 
 class _Entry:
@@ -91,5 +100,5 @@ def _decoded(phrase: str) -> str:
         return phrase
     try:
         return str(make_header(decode_header(phrase)))
-    except (HeaderParseError, LookupError, ValueError, binascii.Error):
+    except (CharsetError, HeaderParseError, LookupError, ValueError, binascii.Error):
         return phrase

@@ -1,7 +1,7 @@
 """A mail as screening reads it."""
 
 from moderation.mail.parts import AttachmentPart, Correspondent, Degradation, Link, MailParts, TextPart
-from moderation.mail.read import read_mail
+from moderation.mail.read import can_be_addresses, read_mail
 
 __all__ = [
     "AttachmentPart",
@@ -10,5 +10,6 @@ __all__ = [
     "Link",
     "MailParts",
     "TextPart",
+    "can_be_addresses",
     "read_mail",
 ]

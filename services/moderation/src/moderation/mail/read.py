@@ -46,7 +46,7 @@ _URL_ENDS = ".,;:!?'*_~]"
 _ONE_MAILBOX = re.compile(r'(?:"([^"\\]*)"[ \t]*|([^"<>\\(),:;@]*))<([^<>\s,"]+)>[ \t]*')
 _ONE_ADDRESS = re.compile(r"[^\s<>\"(),:;]+")
 _ADDRESS_LIST_CHARACTERS_MAX = 4_000
-_COMMENTS_MAX = 20
+_LEVELS_MAX = 20
 
 
 def read_mail(content: bytes) -> MailParts:
@@ -163,11 +163,17 @@ def _disposition(leaf: Leaf, degraded: set[Degradation]) -> tuple[str, str]:
     return disposition, decoded_header(filename, degraded)
 
 
+def can_be_addresses(value: str) -> bool:
+    """Return whether `email.utils` can read a text as addresses: it calls itself for each bracket and each colon."""
+    levels = max(value.count("("), value.count(":"))
+    return len(value) <= _ADDRESS_LIST_CHARACTERS_MAX and levels <= _LEVELS_MAX
+
+
 def correspondents_in(value: str, degraded: set[Degradation]) -> tuple[Correspondent, ...]:
     """Return the mailboxes of a header's value."""
     if not value:
         return ()
-    if len(value) > _ADDRESS_LIST_CHARACTERS_MAX or value.count("(") > _COMMENTS_MAX:
+    if not can_be_addresses(value):
         degraded.add("addresses")
         return ()
     pairs = _pairs(value)
