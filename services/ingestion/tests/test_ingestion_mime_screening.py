@@ -38,4 +38,4 @@ def test_screening_reads_what_was_composed(*, subject, name, text, html, filenam
     assert parts.senders == (Correspondent("a@b.example", name.strip()),)
     assert parts.reply_to == (Correspondent("r@b.example", name.strip()),)
     assert parts.attachments == (AttachmentPart(filename, "application/pdf", octets),)
-    assert parts.degraded == ()
+    assert parts.degraded == (("unread-part",) if octets.strip() else ())

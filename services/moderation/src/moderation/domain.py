@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from moderation.policy.document import Rule, RuleAction
     from moderation.policy.reading import Policy
 
-ENGINE = "waystation-screening/5"
+ENGINE = "waystation-screening/6"
 """Changes whenever the same content and policy could lead to another decision."""
 
 EVIDENCE_MAX = 32

@@ -25,6 +25,7 @@ _PARAMETER = re.compile(r';\s*([^\s=;"]+)\s*=\s*(?:"((?:[^"\\]|\\.)*+)"|([^;]*+)
 _QUOTED_PAIR = re.compile(r"\\(.)", re.DOTALL)
 _COMMENT = re.compile(r'("(?:[^"\\]|\\.)*+"?)|\([^()"]*+\)', re.DOTALL)
 _PIECE = re.compile(r"([^*]+)(?:\*(\d{1,3}))?(\*)?")
+_MAIN_VALUE = re.compile(r"[^\s;]*")
 _BASE64_PADDING_OCTETS = 2
 
 
@@ -45,9 +46,14 @@ def decoded_text(octets: bytes, charset: str, degraded: set[Degradation]) -> str
         return octets.decode("latin-1" if name in ("", "us-ascii", "ascii") else "utf-8", "replace")
 
 
+def transfer_encoding(value: str) -> str:
+    """The name of a Content-Transfer-Encoding in lower case."""
+    return value.strip().lower()
+
+
 def decoded_body(body: bytes, encoding: str, degraded: set[Degradation]) -> bytes:
     """The octets behind a Content-Transfer-Encoding."""
-    name = encoding.strip().lower()
+    name = transfer_encoding(encoding)
     if name == "base64":
         return _from_base64(body, degraded)
     if name == "quoted-printable":
@@ -115,15 +121,20 @@ def _word_octets(word: re.Match[str], degraded: set[Degradation]) -> bytes:
 
 
 def header_parameters(value: str, degraded: set[Degradation]) -> tuple[str, dict[str, str]]:
-    """The main value in lower case and the parameters, RFC 2231 pieces joined; the first of equal names counts."""
+    """The main value in lower case and the parameters, RFC 2231 pieces joined; the first of equal names counts.
+
+    The semicolon behind the main value may be missing, as some writers have it.
+    """
     if "(" in value:
         value = _COMMENT.sub(_keep_quoted, value)
-    if ";" not in value:
-        return value.strip().lower(), {}
-    main, _, _ = value.partition(";")
+    value = value.strip()
+    match = _MAIN_VALUE.match(value)
+    main = match[0] if match else ""
+    if len(main) == len(value):
+        return main.lower(), {}
     plain: dict[str, str] = {}
     pieces: dict[str, list[tuple[int, str, bool]]] = {}
-    for match in _PARAMETER.finditer(value, len(main)):
+    for match in _PARAMETER.finditer(f";{value[len(main) :]}"):
         text = _QUOTED_PAIR.sub(r"\1", match[2]) if match[2] is not None else match[3].strip()
         form = _PIECE.fullmatch(match[1].lower())
         if form is None or not (form[2] or form[3]):
@@ -132,7 +143,7 @@ def header_parameters(value: str, degraded: set[Degradation]) -> tuple[str, dict
             pieces.setdefault(form[1], []).append((int(form[2] or 0), text, bool(form[3])))
     for name, parts in pieces.items():
         plain[name] = _joined(sorted(parts), degraded)
-    return main.strip().lower(), plain
+    return main.lower(), plain
 
 
 def _keep_quoted(match: re.Match[str]) -> str:

@@ -12,6 +12,8 @@
 | `nesting` | parts within more than 20 levels | the innermost is one text |
 | `parts` | parts beyond 1,000 | left out |
 | `transfer-encoding` | base64 that breaks off or goes on after its end; an unknown encoding | what can be read |
+| `unread-part` | what is neither text nor a message: pictures, sound, documents, tables to be saved, archives, \
+encrypted content | looked at as a file, nothing in it is read as text; of a message in pieces this one is read |
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ Degradation = Literal[
     "nesting",
     "parts",
     "transfer-encoding",
+    "unread-part",
 ]
 
 

@@ -14,18 +14,20 @@ from moderation.mail.parts import (
     HTML_CHARACTERS_MAX,
     LINKS_MAX,
     MAIL_BYTES_MAX,
+    NESTING_MAX,
+    PARTS_MAX,
     AttachmentPart,
     Correspondent,
     Link,
     MailParts,
     TextPart,
 )
-from moderation.mail.structure import MailTree
+from moderation.mail.structure import MailTree, is_message
 from moderation.text.engine import engine, places
 
 if TYPE_CHECKING:
     from moderation.mail.parts import Degradation
-    from moderation.mail.structure import Leaf
+    from moderation.mail.structure import Headers, Leaf
 
 _URL = re.compile(r"(?:https?://|www\.)[^\s<>\"]{1,2000}", re.IGNORECASE)
 # Addresses without a scheme, as messages write them; endings that are also words count with a path only.
@@ -45,6 +47,25 @@ _BARE = (
 _URL_ENDS = ".,;:!?'*_~]"
 _ONE_MAILBOX = re.compile(r'(?:"([^"\\]*)"[ \t]*|([^"<>\\(),:;@]*))<([^<>\s,"]+)>[ \t]*')
 _ONE_ADDRESS = re.compile(r"[^\s<>\"(),:;]+")
+_NAME = r"[!#$%&'*+.^_`{|}~0-9a-z-]+"
+_MEDIA_TYPE = re.compile(rf"({_NAME})/{_NAME}")
+# All others that have a name: `plain/text` is not one of them, and mail programs show what they do not know as text.
+_KINDS_OF_FILES = frozenset(("application", "audio", "chemical", "font", "image", "model", "multipart", "video"))
+_HTML_TYPES = frozenset(("text/html", "text/x-amp-html", "application/xhtml+xml"))
+_TYPES_OF_ENDINGS = {
+    "eml": "message/rfc822", "htm": "text/html", "html": "text/html", "txt": "text/plain", "xhtml": "text/html",
+}  # fmt: skip
+# They tell who signed or how something is encrypted, and nothing to a reader.
+_SAYS_NOTHING = frozenset(
+    ("application/pgp-encrypted", "application/pgp-signature", "application/pkcs7-signature",
+     "application/x-pkcs7-signature")
+)  # fmt: skip
+_FOLDED_TYPES = frozenset(
+    ("text/calendar", "text/directory", "text/vcard", "text/x-vcalendar", "text/x-vcard", "text/x-vcf")
+)
+# Data for programs, which models take for spam; no mail program shows what of it is meant to be saved.
+_DATA_TYPES = frozenset(("text/css", "text/csv", "text/javascript", "text/tab-separated-values", "text/xml"))
+_A_TAG = re.compile(r"</?[a-zA-Z]")
 _ADDRESS_LIST_CHARACTERS_MAX = 4_000
 _LEVELS_MAX = 20
 
@@ -52,20 +73,17 @@ _LEVELS_MAX = 20
 def read_mail(content: bytes) -> MailParts:
     """What screening reads of a mail: subject, texts, links, attachments, senders.
 
-    Text parts count as texts whatever their disposition, and as attachments too if they are meant to be saved.
+    Text parts count as texts whatever their disposition, and as attachments too if they are meant to be saved. What is
+    no media type is text (RFC 2045, 5.2), and so is a file whose name says that it is one.
     The subject of a forwarded message is a text. Limits and what follows from them: `moderation.mail.parts`.
     """
     degraded: set[Degradation] = set()
     if len(content) > MAIL_BYTES_MAX:
         content = content[:MAIL_BYTES_MAX]
         degraded.add("decoded-bytes")
-    if content.count(b"\n") != content.count(b"\r\n"):
-        content = content.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
-    tree = MailTree(content, degraded)
     reading = _Reading(degraded)
-    for leaf in tree.leaves:
-        reading.add(leaf)
-    headers, *forwarded = tree.messages
+    reading.walk(content, 0)
+    headers, *forwarded = reading.messages
     for message in forwarded:
         if subject := decoded_header(message.get("subject", ""), degraded):
             reading.texts.append(TextPart("text", subject))
@@ -89,11 +107,23 @@ class _Reading:
         self.texts: list[TextPart] = []
         self.links: list[Link] = []
         self.attachments: list[AttachmentPart] = []
+        self.messages: list[Headers] = []
+        self.parts_left = PARTS_MAX
         self.decoded_bytes_left = DECODED_BYTES_MAX
         self.html_characters_left = HTML_CHARACTERS_MAX
         self.markups_left = MARKUPS_MAX
 
-    def add(self, leaf: Leaf) -> None:
+    def walk(self, content: bytes, level: int) -> None:
+        """Read a message that lies within `level` others."""
+        if content.count(b"\n") != content.count(b"\r\n"):
+            content = content.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
+        tree = MailTree(content, self.degraded, level, self.parts_left)
+        self.parts_left = max(0, self.parts_left - tree.parts)
+        self.messages += tree.messages
+        for leaf in tree.leaves:
+            self._add(leaf, level)
+
+    def _add(self, leaf: Leaf, level: int) -> None:
         body = leaf.body
         if len(body) > self.decoded_bytes_left:
             self.degraded.add("decoded-bytes")
@@ -101,18 +131,31 @@ class _Reading:
         octets = decoded_body(body, leaf.headers.get("content-transfer-encoding", ""), self.degraded)
         self.decoded_bytes_left = max(0, self.decoded_bytes_left - len(body))
         disposition, filename = _disposition(leaf, self.degraded)
-        readable = leaf.content_type in ("text/plain", "text/html")
-        if readable:
+        data = disposition == "attachment" and leaf.content_type in _DATA_TYPES
+        content_type = "" if data else _read_as(leaf.content_type, filename, octets)
+        if is_message(content_type) and level < NESTING_MAX:
+            self.walk(octets, level + 1)
+        elif content_type == "":
+            if octets.strip() and leaf.content_type not in _SAYS_NOTHING:
+                self.degraded.add("unread-part")
+        else:
+            if is_message(content_type):
+                self.degraded.add("nesting")
             text = decoded_text(octets, leaf.parameters.get("charset", ""), self.degraded)
-            self._add_text(leaf.content_type, text.replace("\r\n", "\n"))
-        if not readable or filename or disposition == "attachment":
+            self._add_text(content_type, text.replace("\r\n", "\n"))
+        if not content_type or filename or disposition == "attachment":
             self.attachments.append(AttachmentPart(filename, leaf.content_type, octets))
 
     def _add_text(self, content_type: str, text: str) -> None:
-        if content_type == "text/plain":
+        if content_type in _FOLDED_TYPES:
+            text = text.replace("\n ", "").replace("\n\t", "").replace("\\n", "\n")
+        if content_type not in _HTML_TYPES:
             self.texts.append(TextPart("text", text))
             self._add_links(list(links_in(text)))
-            return
+        if content_type in _HTML_TYPES or (content_type != "text/plain" and _A_TAG.search(text)):
+            self._add_html(text)
+
+    def _add_html(self, text: str) -> None:
         html, rest = text[: self.html_characters_left], text[self.html_characters_left :]
         self.html_characters_left -= len(html)
         seen, links = read_html(html, LINKS_MAX + 1, self.markups_left)
@@ -154,6 +197,16 @@ def _trimmed(url: str) -> str:
         closing = len(url) - len(url.rstrip(")"))
         url = url[: len(url) - min(unopened, closing)].rstrip(_URL_ENDS)
     return url
+
+
+def _read_as(content_type: str, filename: str, octets: bytes) -> str:
+    """The type that a part is read as; empty for a file that is not read."""
+    form = _MEDIA_TYPE.fullmatch(content_type)
+    if form is None or content_type in _HTML_TYPES or form[1] in ("text", "message"):
+        return content_type or "text"
+    if form[1] not in _KINDS_OF_FILES:
+        return "" if b"\0" in octets else content_type
+    return _TYPES_OF_ENDINGS.get(filename.rpartition(".")[2].strip().lower(), "") if form[1] == "application" else ""
 
 
 def _disposition(leaf: Leaf, degraded: set[Degradation]) -> tuple[str, str]:

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from moderation.mail.decoding import header_parameters
+from moderation.mail.decoding import header_parameters, transfer_encoding
 from moderation.mail.parts import HEADER_BYTES_MAX, HEADERS_MAX, NESTING_MAX, PARTS_MAX
 
 if TYPE_CHECKING:
@@ -17,7 +17,14 @@ _HEADER = re.compile(r"^([!-9;-~]+)[ \t]*:[ \t]*([^\n]*(?:\n[ \t][^\n]*)*)", re.
 # One pattern for the rest of any delimiter line: compiling one for each mail's own boundary would cost 0.4 ms.
 _REST_OF_DELIMITER = re.compile(rb"(--)?[ \t]*(?=\r\n|\Z)")
 
+_REPORT = re.compile(r"message/.*(?:status|notification|report|headers)")  # lines to be read, no message
+
 Headers = dict[str, str]
+
+
+def is_message(content_type: str) -> bool:
+    """Whether a part holds a message: headers and a body of its own."""
+    return content_type.startswith("message/") and _REPORT.fullmatch(content_type) is None
 
 
 @dataclass(slots=True)
@@ -46,14 +53,18 @@ class _Multipart:
 
 
 class MailTree:
-    """Takes one mail apart; `content` has CR LF line ends.
+    """Takes one mail apart; `content` has CR LF line ends and lies within `level` other messages.
 
-    `leaves` are its parts in order; `messages` the headers of each message in it, the outermost first.
+    `leaves` are its parts in order, a message in an encoding is one; `messages` the headers of each message in it, the
+    outermost first; `parts` how many parts were looked at, at most `parts_max`.
     """
 
-    def __init__(self, content: bytes, degraded: set[Degradation]) -> None:
+    def __init__(self, content: bytes, degraded: set[Degradation], level: int = 0, parts_max: int = PARTS_MAX) -> None:
         self.content = content
         self.degraded = degraded
+        self.level = level
+        self.parts = 1
+        self.parts_max = parts_max
         self.leaves: list[Leaf] = []
         self.messages: list[Headers] = []
         self._open: list[_Multipart] = []
@@ -64,7 +75,6 @@ class MailTree:
         headers, body_at = self._headers(0, len(self.content))
         self.messages.append(headers)
         at = self._enter(headers, body_at)
-        parts = 1
         while (found := self._next_delimiter(at)) is not None:
             depth, delimiter = found
             del self._open[depth + 1 :]
@@ -72,8 +82,8 @@ class MailTree:
             if delimiter.closing:
                 del self._open[depth]
                 continue
-            parts += 1
-            if parts > PARTS_MAX:
+            self.parts += 1
+            if self.parts > self.parts_max:
                 self.degraded.add("parts")
                 return
             headers, body_at = self._headers(at + 2, self._end(at))
@@ -82,8 +92,10 @@ class MailTree:
     def _enter(self, headers: Headers, body_at: int) -> int:
         """Open the multipart that starts here, or keep the leaf; the offset from which to look for a boundary."""
         content_type, parameters = self._content_type(headers)
-        messages = 0
-        while content_type == "message/rfc822" and messages < NESTING_MAX:
+        messages = self.level
+        while is_message(content_type) and messages < NESTING_MAX:
+            if transfer_encoding(headers.get("content-transfer-encoding", "")) in ("base64", "quoted-printable"):
+                break
             headers, body_at = self._headers(body_at, self._end(body_at))
             self.messages.append(headers)
             messages += 1
@@ -91,25 +103,24 @@ class MailTree:
         multipart = content_type.startswith("multipart/")
         if multipart and self._opened(parameters.get("boundary", "")):
             return body_at
-        if content_type == "message/rfc822":
+        too_deep = is_message(content_type) and messages >= NESTING_MAX
+        if too_deep:
             self.degraded.add("nesting")
-        readable = "text/plain" if multipart or content_type == "message/rfc822" else content_type
+        readable = "text/plain" if multipart or too_deep else content_type
         self.leaves.append(Leaf(headers, readable, parameters, self.content[body_at : self._end(body_at)]))
         return body_at
 
     def _content_type(self, headers: Headers) -> tuple[str, dict[str, str]]:
-        """A message in an encoding is a file like any other: few readers would open it."""
         content_type, parameters = header_parameters(headers.get("content-type", ""), self.degraded)
-        encoding = headers.get("content-transfer-encoding", "").strip().lower()
-        if content_type == "message/rfc822" and encoding in ("base64", "quoted-printable"):
-            return "application/octet-stream", parameters
+        if content_type == "message/partial":
+            self.degraded.add("unread-part")  # the rest of what it says came in other mails
         return content_type or "text/plain", parameters
 
     def _opened(self, boundary: str) -> bool:
         if not boundary:
             self.degraded.add("boundary")
             return False
-        if len(self._open) >= NESTING_MAX:
+        if len(self._open) + self.level >= NESTING_MAX:
             self.degraded.add("nesting")
             return False
         delimiter = b"\r\n--" + boundary.encode("utf-8", "surrogateescape")
