@@ -944,6 +944,21 @@ async def test_forged_records_are_counted_once_and_never_planned(pool, forged):
     assert row["reason"].startswith(("instruction:", "verdict:"))
 
 
+@pytest.mark.parametrize("claimed", ["a\0b", "\0" * 500, ["\0"], None])
+async def test_forged_records_with_an_id_that_cannot_be_stored_are_counted_too(pool, claimed):
+    world = World(pool)
+    genuine = world.message(action="hold")
+    message, release = genuine.message, revision_on(genuine, "allow")
+    statement = {**message.instruction.statement, "message_id": claimed}
+    instruction = message.instruction.model_copy(update={"statement": statement})
+    verdict = genuine.model_copy(update={"message": message.model_copy(update={"instruction": instruction})})
+    word = {**release.revision.statement, "message_id": claimed}
+    revision = release.model_copy(update={"revision": release.revision.model_copy(update={"statement": word})})
+    await world.plan(verdict, revision)
+    assert await pool.fetchval("SELECT count(*) FROM unauthorised") == 2
+    assert await pool.fetchval("SELECT count(*) FROM deliveries") == 0
+
+
 def replace_verdict(event, verdict):
     return event.model_copy(update={"verdict": verdict})
 

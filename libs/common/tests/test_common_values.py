@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.events import StandingChanged, encode
-from common.ids import new_id, new_recipient_token
+from common.ids import claimed_id, new_id, new_recipient_token
 from common.kafka.records import Record
 from common.outbox import outbox_columns
 from common.postgres.queries import load_queries, parse_queries
@@ -36,6 +36,20 @@ def test_a_recipient_token_is_128_random_bits_with_a_prefix():
     tokens = {new_recipient_token() for _ in range(1000)}
     assert len(tokens) == 1000
     assert all(re.fullmatch(r"rt_[A-Za-z0-9_-]{22}", token) for token in tokens)
+
+
+@pytest.mark.parametrize(
+    ("claimed", "kept"),
+    [
+        (None, ""),
+        (b"01a2\xff\x00", "01a2??"),
+        ("a\0b\x1f\ud800\u00e9\n", "a?b????"),
+        (["x\0"], "['x\\x00']"),
+        ("\0" * 500, "?" * 100),
+    ],
+)
+def test_what_a_forged_record_claims_to_be_can_be_stored(claimed, kept):
+    assert claimed_id(claimed) == kept
 
 
 @given(MOMENTS)

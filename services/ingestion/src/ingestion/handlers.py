@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from common.events.routing import Receipt
+from common.ids import claimed_id
 from common.security.signing import SignatureError
 from ingestion import store
 from ingestion.store import Unauthorised
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from common.postgres.pool import Pool
     from common.security.signing import TrustedKeys
 
-_EVENT_ID_CHARACTERS_MAX = 200
 log = logging.getLogger(__name__)
 
 
@@ -51,9 +51,8 @@ def verified_receipt(event: SentReceipt, keys: TrustedKeys) -> Receipt:
 
 def _unauthorised(received: Received[SentReceipt], reason: str) -> Unauthorised:
     record = received.record
-    named = next((value for name, value in record.headers if name == "ce_id"), None) or b""
-    event_id = named.decode("utf-8", "replace").replace("\0", "")[:_EVENT_ID_CHARACTERS_MAX]
-    return Unauthorised(record.topic, record.partition, record.offset, event_id, reason)
+    named = next((value for name, value in record.headers if name == "ce_id"), None)
+    return Unauthorised(record.topic, record.partition, record.offset, claimed_id(named), reason)
 
 
 async def on_standings(changes: Sequence[StandingChanged], *, pool: Pool) -> None:

@@ -24,6 +24,7 @@ from common.events.intake import SentMessage, VerifiedInstruction
 from common.events.screening import VerdictReached
 from common.http.problems import TYPE_PREFIX
 from common.http.vault import VaultRefusedError
+from common.ids import claimed_id
 from common.security.sealing import SealError, unseal
 from common.security.signing import SignatureError, canonical
 from common.times import now, rfc3339
@@ -60,7 +61,7 @@ CAPPED_MESSAGES = 25
 """How many messages of a policy with caps know as little as the first of them of what a cap has left."""
 SLOW_MODELS_SECONDS_MAX = 0.5
 """How long the messages of one batch wait for slower models; what comes after that is judged without them."""
-_EVENT_ID_CHARACTERS_MAX = 100
+_PROBLEM_CHARACTERS_MAX = 100
 _ERASED = "erased"
 _CANONICAL_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -227,7 +228,7 @@ async def _ask(items: list[OpenItem], vault: Opener) -> Sequence[OpenAnswer]:
 def _content(verified: VerifiedInstruction, answer: OpenAnswer) -> bytes | None:
     """Return the content that was instructed; None when it was erased."""
     if answer.problem is not None or answer.message_key is None:
-        kind = str((answer.problem or {}).get("type", "")).removeprefix(TYPE_PREFIX)[:_EVENT_ID_CHARACTERS_MAX]
+        kind = str((answer.problem or {}).get("type", "")).removeprefix(TYPE_PREFIX)[:_PROBLEM_CHARACTERS_MAX]
         if kind == _ERASED:
             return None
         raise RefusedRecordError(f"vault: {kind or 'no key'}")
@@ -477,6 +478,5 @@ def _refusal(judged: _Judged, reason: str) -> Unauthorised:
 def _unauthorised(received: Received[SentMessage], reason: str, account_id: str | None = None) -> Unauthorised:
     record = received.record
     claims = received.event.instruction.claims() or {}
-    claimed = str(claims.get("message_id", ""))[:_EVENT_ID_CHARACTERS_MAX]
-    printable = "".join(character if character.isascii() and character.isprintable() else "?" for character in claimed)
-    return Unauthorised(record.topic, record.partition, record.offset, printable, account_id, reason)
+    event_id = claimed_id(claims.get("message_id"))
+    return Unauthorised(record.topic, record.partition, record.offset, event_id, account_id, reason)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 from common.events.intake import VerifiedInstruction
 from common.events.screening import SentVerdict, VerdictRevised, VerifiedVerdict
+from common.ids import claimed_id
 from common.security.signing import SignatureError, Signed, raised_or
 from routing import store
 from routing.domain import Change, Delivery, DeliveryState, initial_state
@@ -178,7 +179,7 @@ def _is_revised(received: Received[Any]) -> TypeGuard[Received[VerdictRevised]]:
 
 def _claimed_id(event: SentVerdict) -> str:
     claims = event.message.instruction.claims()
-    return "unknown" if claims is None else str(claims.get("message_id"))[:100]
+    return "unknown" if claims is None else claimed_id(claims.get("message_id"))
 
 
 def _plan(one: Verified, standings: dict[str, str], now: datetime, *, lease: bool) -> store.PlannedDelivery:

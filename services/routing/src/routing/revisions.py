@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import orjson
 
 from common.events.screening import VerdictRevised, verified_revision
+from common.ids import claimed_id
 from common.kafka.replay import replay
 from common.security.signing import SignatureError
 from routing import store
@@ -149,5 +150,5 @@ def _row(heard: _Heard, *, planned: bool) -> store.RecordedRevision:
 
 def _unauthorised(received: Received[VerdictRevised], reason: str) -> store.Unauthorised:
     record = received.record
-    claimed = str(received.event.revision.statement.get("message_id"))[:100]
+    claimed = claimed_id(received.event.revision.statement.get("message_id"))
     return store.Unauthorised(record.topic, record.partition, record.offset, claimed, reason)

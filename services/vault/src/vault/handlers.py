@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from common.events.routing import Receipt, SentReceipt
+from common.ids import claimed_id
 from common.security.signing import SignatureError, TrustedKeys
 from common.times import parse_rfc3339
 from vault import store
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from common.postgres.pool import Pool
 
 _SPENDING = frozenset({"handed_over", "delivered"})
-_EVENT_ID_CHARACTERS_MAX = 200
 
 
 async def on_receipt_issued(batch: Sequence[Received[SentReceipt]], pool: Pool, trusted: TrustedKeys) -> None:
@@ -61,5 +61,4 @@ def read_receipt(received: Received[SentReceipt], trusted: TrustedKeys) -> Spent
 def _without_authority(received: Received[SentReceipt], reason: str) -> Unauthorised:
     record = received.record
     header = next((content for name, content in record.headers if name == "ce_id" and content), b"")
-    event_id = header.decode("utf-8", "replace").replace("\x00", "")[:_EVENT_ID_CHARACTERS_MAX]
-    return Unauthorised(record.topic, record.partition, record.offset, event_id, reason)
+    return Unauthorised(record.topic, record.partition, record.offset, claimed_id(header), reason)
