@@ -963,17 +963,28 @@ def replace_verdict(event, verdict):
     return event.model_copy(update={"verdict": verdict})
 
 
-async def test_a_stored_record_that_was_tampered_with_is_not_handed_over(pool):
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ("UPDATE contents SET event = $1", "it is another message's"),
+        ("UPDATE contents SET event = substr(event, 2) WHERE $1::bytea IS NOT NULL", "value: Invalid JSON"),
+        ("DELETE FROM contents WHERE $1::bytea IS NOT NULL", "value: the record is empty"),
+    ],
+    ids=["another's", "broken", "gone"],
+)
+async def test_a_delivery_whose_stored_record_fails_is_withheld(pool, change, reason):
     lost, world = World(pool, lease_seconds=0.2), World(pool)
     event, other = lost.message(), lost.message()
     await lost.plan(event)
-    stolen = received(other).record.value
-    await pool.execute("UPDATE contents SET event = $1", stolen)
+    await pool.execute(change, received(other).record.value)
     await asyncio.sleep(0.3)
     async with running(world):
         await world.claims.step()
-        await asyncio.sleep(0.1)
-        assert world.provider.calls == []
+        row = await world.row(event)
+        assert row["state"] == "withheld"
+        assert row["reason"].startswith(f"the stored record fails: {reason}")
+        assert [one["state"] for one in world.relay.receipts(event.message.event_id)] == ["withheld"]
+        assert world.vault.asked == []
 
 
 async def test_a_worker_that_stops_gives_its_leases_back(pool):
@@ -1130,6 +1141,37 @@ async def test_a_begin_that_waits_for_a_block_to_be_stored_begins_nothing(pool):
         assert world.provider.calls == []
 
 
+@pytest.mark.parametrize("sent", ["once", "again after a doubt"])
+async def test_a_claim_of_what_is_blocked_refuses_it(pool, sent):
+    """The block came during a call, and the claim before what applies it every second."""
+    async with running(World(pool)) as world:
+        event, answered = world.message(), asyncio.Event()
+        world.provider.script[event.message.event_id] = [answered]
+        await world.plan(event)
+        async with asyncio.timeout(5):
+            while not world.provider.calls:
+                await asyncio.sleep(0.01)
+        await world.plan(blocked_by_list(event))
+        result = AttemptResult.LATER if sent == "once" else AttemptResult.DOUBT
+        async with pool.acquire() as connection, connection.transaction():
+            called = Called(event.message.event_id, 1, Outcome(result, "not now"))
+            await write_outcomes(connection, [called], world.settlement)
+        await pool.execute("UPDATE deliveries SET state = 'planned', due_at = now()")
+        await world.claims.step()
+        row = await world.row(event)
+        if sent == "once":
+            assert (row["state"], row["reason"]) == ("refused", "screening: blocked by a list (R5.2)")
+        else:
+            assert row["state"] == "in_doubt"
+            assert row["reason"] == "an earlier attempt is in doubt (screening: blocked by a list (R5.2))"
+        told = world.relay.receipts(event.message.event_id)[-1]
+        assert (told["state"], told["reason"]) == (row["state"], row["reason"])
+        assert len(world.provider.calls) == 1
+        await world.revisions.step()
+        assert (await world.row(event))["sequence"] == row["sequence"]
+        answered.set()
+
+
 async def test_a_block_that_comes_before_its_verdict_stops_a_message_that_was_let_pass(pool):
     async with running(World(pool)) as world:
         event, other = world.message(), world.message()
@@ -1186,9 +1228,13 @@ async def test_a_row_alone_releases_no_held_message(pool, caplog):
         await world.plan(event)
         await pool.execute("UPDATE deliveries SET state = 'planned', due_at = now()")
         await world.claims.step()
-        await asyncio.sleep(0.1)
-        assert world.provider.calls == []
-        assert "verdict: screening said hold" in caplog.text
+        row = await world.row(event)
+        assert (row["state"], row["reason"]) == ("held", "screening: gambling.ads")
+        assert world.vault.asked == []
+        assert "screening said hold" in caplog.text
+        await world.plan(revision_on(event, "allow"))
+        await world.claims.step()
+        await world.until(event, "handed_over")
 
 
 async def test_a_release_does_not_outrun_the_validity_window_nor_a_suspension(pool):

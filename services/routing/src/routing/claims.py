@@ -11,7 +11,7 @@ from common.events.envelope import EventError, decode
 from common.events.screening import SentVerdict
 from common.security.signing import SignatureError
 from routing import store
-from routing.domain import Change, DeliveryState, joined_state, stop
+from routing.domain import Change, DeliveryState, initial_state, joined_state, stop
 from routing.leases import Leased
 from routing.receipts import store_changes
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from datetime import datetime
 
+    from common.events.intake import VerifiedInstruction
+    from common.events.screening import VerifiedVerdict
     from common.outbox import OutboxRelay, StoredRecord
     from common.postgres.pool import Connection, Pool
     from common.security.signing import Signer
@@ -61,10 +63,10 @@ class Claims:
                 stored = await self._doubt(connection, lost) if lost else []
                 rows = await store.lease(connection, free, self.lease_seconds) if free else []
                 deadline = self.dispatcher.leases.deadline(asked_at)
-                verified = [self._verified(row, deadline) for row in rows]
-                stored += await self._stop(connection, [one for one in verified if isinstance(one, _Stopped)])
+                found = [self._leased(row, deadline) for row in rows]
+                stored += await self._stop(connection, [one for one in found if isinstance(one, _Stopped)])
             self.relay.committed(stored)
-            self.dispatcher.take(one for one in verified if isinstance(one, Leased))
+            self.dispatcher.take(one for one in found if isinstance(one, Leased))
             if len(free) + len(lost) < room:
                 return
 
@@ -99,19 +101,36 @@ class Claims:
         ]
         return await store_changes(connection, self.signer, changes, self.now())
 
-    def _verified(self, row: store.LeasedRow, deadline: float) -> Leased | _Stopped | None:
-        """Verify the stored record again: a row alone, whoever wrote it, sends nothing."""
+    def _leased(self, row: store.LeasedRow, deadline: float) -> Leased | _Stopped:
         try:
-            instruction, verdict = self.authority.verify(decode(SentVerdict, row.event, _TYPE_HEADER))
-            verdict = self.authority.require_leave(verdict, row.revision)
+            instruction, verdict = self._verified(row)
         except (EventError, SignatureError) as error:
             log.error("delivery %s is not handed over, its stored record fails: %s", row.message_id, error)  # noqa: TRY400
-            return None
-        if instruction.instruction.message_id != row.message_id:
-            log.error("delivery %s is not handed over: its record is another message's", row.message_id)
-            return None
-        if (not_before := instruction.instruction.not_before) > row.leased_at:
-            return _Stopped(row.message_id, DeliveryState.PLANNED, "waits for its validity window", not_before)
-        return Leased(
-            instruction, verdict, row.epoch, deadline, row.attempts, row.sequence, traceparent=row.traceparent
+            reason = f"the stored record fails: {error}"
+            return _Stopped(row.message_id, DeliveryState.WITHHELD, reason, row.leased_at)
+        words, said = instruction.instruction, verdict.verdict
+        # What may not be handed over stands where it would if it were planned now.
+        state, reason = initial_state(
+            action=said.action,
+            rules=said.rules,
+            standing="good",
+            not_before=words.not_before,
+            not_after=words.not_after,
+            now=row.leased_at,
         )
+        if state is DeliveryState.HANDING:
+            return Leased(
+                instruction, verdict, row.epoch, deadline, row.attempts, row.sequence, traceparent=row.traceparent
+            )
+        if said.action != "allow" and row.revision_reason is not None:
+            reason = row.revision_reason
+        elif said.action != "allow":
+            log.error("delivery %s is not handed over: it was due, and screening said %s", row.message_id, said.action)
+        return _Stopped(row.message_id, state, reason, max(row.leased_at, words.not_before))
+
+    def _verified(self, row: store.LeasedRow) -> tuple[VerifiedInstruction, VerifiedVerdict]:
+        """Verify the stored record again: a row alone, whoever wrote it, sends nothing."""
+        instruction, verdict = self.authority.verify(decode(SentVerdict, row.event, _TYPE_HEADER))
+        if instruction.instruction.message_id != row.message_id:
+            raise SignatureError("it is another message's")
+        return instruction, self.authority.revised(verdict, row.revision)

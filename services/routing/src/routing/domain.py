@@ -101,13 +101,16 @@ class Change:
 def initial_state(
     *, action: str, rules: Sequence[str], standing: str, not_before: datetime, not_after: datetime, now: datetime
 ) -> tuple[DeliveryState, str]:
-    """Return the state in which a delivery is planned, and why: what is final comes before what holds."""
+    """Return the state in which a delivery is planned, and why: what is final comes before what holds.
+
+    `handing` is the state of what may be handed over at once.
+    """
     if action == "allow" and standing not in {"blocked", "suspended"} and not_before <= now < not_after:
         return DeliveryState.HANDING, "planned"
     found = f"{HELD_BY_SCREENING}: {', '.join(rules)}"
     cases = (
         (action == "block", DeliveryState.REFUSED, found),
-        (not_after <= now, DeliveryState.EXPIRED, "the validity window ended before planning"),
+        (not_after <= now, DeliveryState.EXPIRED, "the validity window ended"),
         (standing == "blocked", DeliveryState.WITHHELD, f"{HELD_BY_STANDING}: blocked"),
         (action != "allow", DeliveryState.HELD, found),
         (standing == "suspended", DeliveryState.HELD, f"{HELD_BY_STANDING}: suspended"),

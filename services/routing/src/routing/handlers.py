@@ -68,20 +68,15 @@ class Authority:
         )
         return [one if isinstance(one, SignatureError) else next(judged) for one in instructions]
 
-    def require_leave(self, verdict: VerifiedVerdict, revision: str | None) -> VerifiedVerdict:
-        """Return the verdict that holds after the newest signed word on it (JSON), which must let the message pass.
-
-        Raises SignatureError with the reason.
-        """
-        if revision is not None:
-            try:
-                signed = Signed.model_validate_json(revision)
-            except ValueError:
-                raise SignatureError("revision: the stored one cannot be read") from None
-            verdict = verdict.revised(signed, self.verdicts)
-        if verdict.verdict.action != "allow":
-            raise SignatureError(f"verdict: screening said {verdict.verdict.action}")
-        return verdict
+    def revised(self, verdict: VerifiedVerdict, revision: str | None) -> VerifiedVerdict:
+        """Return the verdict that holds after the newest signed word on it (JSON); SignatureError with the reason."""
+        if revision is None:
+            return verdict
+        try:
+            signed = Signed.model_validate_json(revision)
+        except ValueError:
+            raise SignatureError("revision: the stored one cannot be read") from None
+        return verdict.revised(signed, self.verdicts)
 
 
 @dataclass(frozen=True, slots=True)

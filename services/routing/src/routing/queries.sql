@@ -278,15 +278,16 @@ UPDATE attempts SET result = 'doubt', reason = 'the worker was lost during the c
 WHERE message_id = ANY($1::uuid[]) AND result = 'open'
 
 -- name: lease
--- Lease locked deliveries without open attempt under a new epoch (rule onlyOpenIsDoubt), with their records and the
--- newest later word of screening, and the database's time, by which they were due.
+-- Lease locked deliveries without open attempt under a new epoch (rule onlyOpenIsDoubt), with their records if they are
+-- there, the newest later word of screening, and the database's time, by which they were due.
 WITH leased AS (
     UPDATE deliveries SET state = 'handing', epoch = epoch + 1, lease_until = now() + make_interval(secs => $2),
         reason = 'leased', changed_at = now()
     WHERE message_id = ANY($1::uuid[]) RETURNING message_id, epoch, sequence, attempts, due_at
 )
-SELECT message_id, epoch, sequence, attempts, event, traceparent, signed AS revision, now() AS leased_at
-FROM leased JOIN contents USING (message_id) LEFT JOIN revisions USING (message_id) ORDER BY due_at
+SELECT message_id, epoch, sequence, attempts, event, traceparent, signed AS revision, r.reason AS revision_reason,
+    now() AS leased_at
+FROM leased LEFT JOIN contents USING (message_id) LEFT JOIN revisions r USING (message_id) ORDER BY due_at
 
 -- name: oldest_due
 -- For how many seconds the delivery that was due first has waited.

@@ -1,8 +1,8 @@
 """Later words on verdicts: what a person released goes on its way, what was found bad is refused where it still can be.
 
 A revision travels behind its verdict on the same partition, so its delivery is known here as a rule; one that comes
-first waits for it. The signed words are kept: a held delivery is leased only with one that says `allow`
-(`Authority.require_leave`).
+first waits for it. The signed words are kept: what screening held is handed over only with one that says `allow`
+(`Claims`).
 """
 
 from __future__ import annotations

@@ -87,15 +87,19 @@ class AcceptedCall(NamedTuple):
 
 
 class LeasedRow(NamedTuple):
-    """A delivery leased to this worker, with its record as it came over Kafka."""
+    """A delivery leased to this worker, with its record as it came over Kafka, None where that is gone.
+
+    `revision` is the newest later word of screening (JSON), `leased_at` the database's time.
+    """
 
     message_id: str
     epoch: int
     sequence: int
     attempts: int
-    event: bytes
+    event: bytes | None
     traceparent: bytes | None
     revision: str | None
+    revision_reason: str | None
     leased_at: datetime
 
 
