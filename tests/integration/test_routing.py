@@ -987,6 +987,26 @@ async def test_a_delivery_whose_stored_record_fails_is_withheld(pool, change, re
         assert world.vault.asked == []
 
 
+async def test_a_delivery_whose_key_was_taken_away_waits_for_it(pool):
+    lost, world = World(pool, lease_seconds=0.2), World(pool)
+    event = lost.message()
+    await lost.plan(event)
+    await asyncio.sleep(0.3)
+    async with running(world):
+        keys = world.claims.authority.verdicts
+        strangers = TrustedKeys("verdict", [Ed25519PrivateKey.generate().public_key()])
+        object.__setattr__(world.claims.authority, "verdicts", strangers)
+        await world.claims.step()
+        row = await world.row(event)
+        assert row["state"] == "planned"
+        assert row["reason"].startswith("the stored record fails: ")
+        assert timedelta(minutes=9) < row["due_at"] - datetime.now(UTC) < timedelta(minutes=11)
+        object.__setattr__(world.claims.authority, "verdicts", keys)
+        await pool.execute("UPDATE deliveries SET due_at = now()")
+        await world.claims.step()
+        await world.until(event, "handed_over")
+
+
 async def test_a_worker_that_stops_gives_its_leases_back(pool):
     world, other = World(pool), World(pool)
     world.vault.gate = asyncio.Event()

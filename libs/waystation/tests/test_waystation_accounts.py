@@ -4,7 +4,15 @@ import stat
 
 import pytest
 
-from waystation.accounts import KeyFile, KnownAccount, accounts_table, create_account, created_text, inbox_from
+from waystation.accounts import (
+    KeyFile,
+    KnownAccount,
+    accounts_table,
+    create_account,
+    created_text,
+    inbox_from,
+    known_account,
+)
 from waystation.errors import CommandError
 
 
@@ -90,3 +98,23 @@ def test_accounts_are_shown_with_standing_and_rules():
         "inboxes": ["hello@shop.example"],
     }
     assert accounts_table([listed]).row_count == 1
+
+
+class Doors:
+    """Knows two accounts, or is away."""
+
+    def __init__(self, *, away=False):
+        self.away = away
+
+    def get(self, service, path):
+        assert (service, path) == ("ingestion", "/v1/accounts")
+        if self.away:
+            raise CommandError("ingestion does not answer")
+        return {"items": [{"id": "a-1", "name": "Shop"}, {"id": "a-2", "name": "Other"}]}
+
+
+def test_an_account_is_named_by_its_id_and_one_that_nobody_has_is_refused():
+    assert known_account(Doors(), "a-2") == "a-2"
+    with pytest.raises(CommandError, match="no account with the id Shop"):
+        known_account(Doors(), "Shop")
+    assert known_account(Doors(away=True), "Shop") == "Shop", "a block does not wait for the door"

@@ -8,6 +8,7 @@ import signal
 import socket
 import stat
 import sys
+from datetime import timedelta
 
 import pytest
 
@@ -170,7 +171,12 @@ def test_the_key_of_the_vaults_statements_is_rotated_exported_and_retired(layout
     states = {one.key: one.state for one in keyring.export(tmp_path / "keys") if one.purpose == "vault"}
     assert states == {old: "verifies", new: "signs"}
     assert {path.stem for path in (tmp_path / "keys" / "vault").glob("*.pem")} == {old, new}
-    assert keyring.retire(old, now()).state == "retired"
+    retired = keyring.retire(old, now())
+    assert retired.state == "retired"
+    with pytest.raises(CommandError, match="what it signed later stays refused"):
+        keyring.retire(old, now())
+    earlier = retired.retired_at - timedelta(hours=1)
+    assert keyring.retire(old, earlier).retired_at == earlier
     with pytest.raises(CommandError, match="nothing is signed"):
         checked_purpose("letters")
 

@@ -9,6 +9,13 @@ OF_THE_STACK = ("aiokafka", "asyncpg", "confluent_kafka", "httpx", "psutil", "ya
 
 def main() -> None:
     """Run the command with what is installed."""
+    try:
+        _run()
+    except KeyboardInterrupt:  # while modules are loaded
+        raise SystemExit(130) from None
+
+
+def _run() -> None:
     if any(find_spec(name) is None for name in OF_THE_STACK):
         from waystation.proof.auditor import app  # noqa: PLC0415
         from waystation.running import run  # noqa: PLC0415

@@ -153,6 +153,21 @@ def create(
     Output(as_json).show(created, lambda: created_text(created))
 
 
+def known_account(services: ServiceClient, account_id: str) -> str:
+    """Return the id of an account; while the door does not answer, whatever is named.
+
+    Raises:
+        CommandError: there is no account of this id.
+    """
+    try:
+        known = {each["id"] for each in services.get(INGESTION, "/v1/accounts")["items"]}
+    except CommandError:  # whoever blocks an account does not wait for the door
+        return account_id
+    if account_id not in known:
+        raise CommandError(f"there is no account with the id {account_id}", "waystation accounts list shows all")
+    return account_id
+
+
 @app.command("list")
 def list_accounts(home: HomeOption = None, as_json: JsonFlag = False) -> None:
     """Show all accounts with their standing."""
@@ -183,5 +198,8 @@ def created_text(created: Mapping[str, Any]) -> str:
     lines += [f"inbox   {inbox['address']}" for inbox in created["inboxes"]]
     lines += [f"key     {user['api_key']} ({user['role']}; shown this once)" for user in created["users"]]
     if created["rules_version"] is None:
-        lines.append("It has not accepted the rules yet and cannot send: create it with --accept-rules.")
+        lines.append(
+            "It has not accepted the rules yet and cannot send. An administrator accepts them: "
+            "POST /v1/accounts/ID/rules-acceptances, or create another account with --accept-rules."
+        )
     return "\n".join(lines)

@@ -10,6 +10,7 @@ from urllib.parse import quote
 import typer
 
 from common.ids import new_id
+from waystation.accounts import known_account
 from waystation.errors import CommandError
 from waystation.feedback import file_report, read_report
 from waystation.operator import ServiceClient
@@ -105,6 +106,7 @@ def file_complaint(
     if complainant is not None:
         call["complainant"] = {"address": complainant}
     with ServiceClient(Stack.open(home)) as client:
+        known_account(client, account)
         receipt = client.post(ENFORCEMENT, "/v1/complaints", call, idempotency_key=new_id())
     Output(as_json).show(
         receipt, lambda: f"{receipt['id']} received; decide on it: waystation complaints confirm {receipt['id']} ..."
@@ -121,7 +123,7 @@ def assign(
     """Say which account a complaint is about that came without one."""
     path = f"/v1/complaints/{quote(complaint_id, safe='')}:assign"
     with ServiceClient(Stack.open(home)) as client:
-        complaint = client.post(ENFORCEMENT, path, {"account_id": account})
+        complaint = client.post(ENFORCEMENT, path, {"account_id": known_account(client, account)})
     Output(as_json).show(complaint, lambda: f"{complaint['id']} is about {complaint['account_id']}")
 
 
@@ -185,7 +187,7 @@ def dismiss(
 def show(account: AccountId, home: HomeOption = None, as_json: JsonFlag = False) -> None:
     """Show an account's standing and how it came to it, newest first."""
     with ServiceClient(Stack.open(home)) as client:
-        answer = client.get(ENFORCEMENT, f"/v1/standings/{quote(account, safe='')}")
+        answer = client.get(ENFORCEMENT, f"/v1/standings/{quote(known_account(client, account), safe='')}")
     Output(as_json).show(answer, lambda: _standing_table(answer))
 
 
@@ -202,7 +204,7 @@ def set_standing(
     """Set an account's standing, milder or stricter than it is."""
     call = {"standing": standing.value, "reason": reason, "clause": clause}
     with ServiceClient(Stack.open(home)) as client:
-        answer = client.post(ENFORCEMENT, f"/v1/standings/{quote(account, safe='')}", call)
+        answer = client.post(ENFORCEMENT, f"/v1/standings/{quote(known_account(client, account), safe='')}", call)
     Output(as_json).show(answer, lambda: _standing_table(answer))
 
 

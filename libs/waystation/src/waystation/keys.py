@@ -69,6 +69,11 @@ class Keyring:
             raise CommandError(f"no published key has the id {key}", "waystation keys list shows all")
         if found.state in {"signs", "published"}:
             raise CommandError(f"key {key} {_WHY_NOT[found.state]}", f"first: waystation keys rotate {found.purpose}")
+        if found.retired_at is not None and at > found.retired_at:
+            raise CommandError(
+                f"key {key} was good until {rfc3339(found.retired_at)}: what it signed later stays refused",
+                "an earlier time may be given: --at",
+            )
         with self._changing(found.purpose):
             self._note(found.purpose, key, retired_at=rfc3339(at))
         return next(one for one in self.keys() if one.key == key)

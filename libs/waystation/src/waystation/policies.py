@@ -20,7 +20,7 @@ from common.times import now, rfc3339
 from waystation.errors import CommandError
 from waystation.operator import ServiceClient
 from waystation.output import HomeOption, JsonFlag, Output
-from waystation.screening import PASSED_ON, become
+from waystation.screening import PASSED_ON, become, home_in
 from waystation.stack import Stack
 from waystation.stack.credentials import OPERATOR, signing_key
 
@@ -66,8 +66,9 @@ def backtest(context: typer.Context) -> None:
 
     With --intake the messages are those that this stack admitted, opened as screening opens them.
     """
-    environment = Stack.open().service_environment("moderation") if "--intake" in context.args else None
-    become("policy", ["backtest", *context.args], environment)
+    home, given = home_in(context.args)
+    environment = Stack.open(home).service_environment("moderation") if "--intake" in given else None
+    become("policy", ["backtest", *given], environment)
 
 
 @app.command(name="list")

@@ -22,6 +22,12 @@ def run(commands: typer.Typer) -> None:
     except CommandError as error:
         tell(error, as_json="--json" in sys.argv)
         raise SystemExit(error.exit_status) from None
+    except OSError as error:
+        if error.filename is None:
+            raise
+        what = CommandError(f"{error.filename}: {error.strerror}", "name another file, or look at its permissions")
+        tell(what, as_json="--json" in sys.argv)
+        raise SystemExit(what.exit_status) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
 

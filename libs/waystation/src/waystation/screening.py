@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import typer
 
+from waystation.errors import CommandError
 from waystation.operator import ServiceClient
 from waystation.output import Output
 from waystation.stack import Stack
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from typing import NoReturn
 
 PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
@@ -34,19 +36,41 @@ def replay(context: typer.Context) -> None:
     By id or as a sample the running service does it: from the features that the verdict kept, and these from the
     content while that is kept. It ends with 1 when anything differs.
     """
-    arguments = [one for one in context.args if one != "--json"]
-    output = Output("--json" in context.args)
+    home, given = home_in(context.args)
+    arguments = [one for one in given if one != "--json"]
+    output = Output("--json" in given)
     if arguments[:1] == ["--sample"]:
         count = arguments[1] if len(arguments) > 1 else "200"
-        _tell(output, _asked(f"/v1/replays?sample={count}"))
+        if not count.isdecimal():
+            raise CommandError(f"--sample {count} is no number", "say how many verdicts to reach again: --sample 200")
+        _tell(output, _asked(home, f"/v1/replays?sample={count}"))
     elif len(arguments) == 1 and _is_id(arguments[0]):
-        _tell(output, _asked(f"/v1/verdicts/{arguments[0]}/replay"))
+        _tell(output, _asked(home, f"/v1/verdicts/{arguments[0]}/replay"))
     else:
-        become("replay", context.args)
+        become("replay", given)
 
 
-def _asked(path: str) -> Any:
-    with ServiceClient(Stack.open()) as client:
+def home_in(arguments: Sequence[str]) -> tuple[Path | None, list[str]]:
+    """Return the folder that `--home` names among arguments that are passed on, and the others.
+
+    Raises:
+        CommandError: it names none.
+    """
+    home: Path | None = None
+    others: list[str] = []
+    left = iter(arguments)
+    for one in left:
+        if one != "--home" and not one.startswith("--home="):
+            others.append(one)
+        elif folder := one.removeprefix("--home=") if "=" in one else next(left, ""):
+            home = Path(folder)
+        else:
+            raise CommandError("--home names no folder", "give it as --home DIR")
+    return home, others
+
+
+def _asked(home: Path | None, path: str) -> Any:
+    with ServiceClient(Stack.open(home)) as client:
         return client.post("moderation", path)
 
 

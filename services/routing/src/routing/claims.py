@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
 from common.events.envelope import EventError, decode
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 CLAIMED_AT_ONCE_MAX = 200
 _TYPE_HEADER = (("ce_type", SentVerdict.TYPE.encode()),)
+
+UNVERIFIED_PAUSE = timedelta(minutes=10)
 
 log = logging.getLogger(__name__)
 
@@ -107,6 +110,8 @@ class Claims:
         except (EventError, SignatureError) as error:
             log.error("delivery %s is not handed over, its stored record fails: %s", row.message_id, error)  # noqa: TRY400
             reason = f"the stored record fails: {error}"
+            if isinstance(error, SignatureError):  # a key that was taken away may be put back
+                return _Stopped(row.message_id, DeliveryState.PLANNED, reason, row.leased_at + UNVERIFIED_PAUSE)
             return _Stopped(row.message_id, DeliveryState.WITHHELD, reason, row.leased_at)
         words, said = instruction.instruction, verdict.verdict
         # What may not be handed over stands where it would if it were planned now.
@@ -132,5 +137,5 @@ class Claims:
         """Verify the stored record again: a row alone, whoever wrote it, sends nothing."""
         instruction, verdict = self.authority.verify(decode(SentVerdict, row.event, _TYPE_HEADER))
         if instruction.instruction.message_id != row.message_id:
-            raise SignatureError("it is another message's")
+            raise EventError("it is another message's")
         return instruction, self.authority.revised(verdict, row.revision)

@@ -25,6 +25,9 @@ TOO_FAST = Answer(
 CLOSED = Answer(503, "closed", "erasures are being repeated after a start or a restore; ask again")
 NO_SUCH_ERASURE = Answer(404, "no-such-erasure", "nobody with this token was erased")
 NO_SUCH_ENTRY = Answer(404, "no-such-entry", "the log has no such entry, or no tree of that size")
+NO_SUCH_PROVIDER = Answer(
+    404, "no-such-provider", "the register has no provider of this name, and none of it received anything in that time"
+)
 EPOCH_ENDS_ALREADY = Answer(409, "epoch-ends-already", "another process ends the epoch right now")
 
 

@@ -16,7 +16,7 @@ from vault import store
 from vault.accesslog import log_entries, prove_consistency, prove_inclusion
 from vault.domain import Access, field_names
 from vault.epochs import end_epoch
-from vault.errors import CLOSED, EPOCH_ENDS_ALREADY, NO_SUCH_ENTRY, NO_SUCH_ERASURE, NOT_ALLOWED
+from vault.errors import CLOSED, EPOCH_ENDS_ALREADY, NO_SUCH_ENTRY, NO_SUCH_ERASURE, NO_SUCH_PROVIDER, NOT_ALLOWED
 from vault.scope import EVERY_ACCOUNT, scoped
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def operator_routes(gate: Gate, pool: Pool, keyring: Keyring, signer: Signer) ->
     @router.get(
         "/breach-scope",
         dependencies=[_needs(gate, "read-breach-scope")],
-        responses=refuses(*_OPERATOR, INVALID_FIELD),
+        responses=refuses(*_OPERATOR, INVALID_FIELD, NO_SUCH_PROVIDER),
     )
     async def get_breach_scope(
         request: Request,
@@ -154,6 +154,8 @@ def operator_routes(gate: Gate, pool: Pool, keyring: Keyring, signer: Signer) ->
         caller = await gate.admit(request, "read-breach-scope")
         async with scoped(pool, EVERY_ACCOUNT) as connection:
             total, rows = await store.breach_scope(connection, provider, since, until, after=after, limit=limit)
+            if not rows and not after and await store.processor(connection, provider) is None:
+                raise Problem(*NO_SUCH_PROVIDER, field="provider")
         await note(caller, "read-breach-scope")
         items = [
             Exposed(

@@ -39,7 +39,7 @@ def restore(
     checked_services([service])
     done = put_back(Stack.open(home, report=ConsoleReport(silent=as_json)), service, folder, discard=discard)
     answer = {"service": service, "since": rfc3339(done.since), "migrations": done.migrations, "untold": done.untold}
-    told = f"{service} is back as of {rfc3339(done.since)}; next: waystation start {service}"
+    told = f"{service} is back; from {rfc3339(done.since)} on it reads again; next: waystation start {service}"
     Output(as_json).show(answer, lambda: told)
 
 

@@ -118,6 +118,8 @@ def migrate(home: HomeOption = None, as_json: JsonFlag = False) -> None:
 
 
 def _telemetry(otlp: str | None, sample: float | None) -> dict[str, str]:
+    if otlp is not None and not otlp.startswith(("http://", "https://")):
+        raise CommandError(f"--otlp {otlp} is no address", "give it as http://HOST:4318")
     asked = {"OTEL_EXPORTER_OTLP_ENDPOINT": otlp, "OTEL_TRACES_SAMPLER_ARG": None if sample is None else str(sample)}
     return {name: value for name, value in asked.items() if value is not None}
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from common.times import parse_rfc3339
 from waystation.commands.duties_commands import COMMANDS
 from waystation.commands.persons import AccountOption, AddressOption, PhoneOption, TokenOption, person
 from waystation.errors import CommandError
@@ -80,6 +82,13 @@ def whole_scope(client: ServiceClient, asked: dict[str, str]) -> dict[str, Any]:
     return answer
 
 
+def _moment(option: str, text: str) -> datetime:
+    try:
+        return parse_rfc3339(text)
+    except ValueError:
+        raise CommandError(f"{option}: {text!r} is no time", "write it as 2026-11-22T00:00:00Z") from None
+
+
 @app.command("breach-scope")
 def breach_scope(
     provider: Annotated[str, typer.Option("--provider", help="The provider, as the register names it.")],
@@ -89,6 +98,8 @@ def breach_scope(
     as_json: JsonFlag = False,
 ) -> None:
     """Say which fields of whom a provider received between two times, with the number of disclosures."""
+    if _moment("--from", since) >= _moment("--to", until):
+        raise CommandError("--from is not before --to", "no time lies between them")
     output, asked = Output(as_json), {"provider": provider, "since": since, "until": until}
     with ServiceClient(Stack.open(home)) as client:
         answer = whole_scope(client, asked)
