@@ -15,7 +15,14 @@ import asyncpg
 import psutil
 import pytest
 from confluent_kafka import KafkaException, Producer
-from confluent_kafka.admin import NewTopic
+from confluent_kafka.admin import (
+    AclBinding,
+    AclOperation,
+    AclPermissionType,
+    NewTopic,
+    ResourcePatternType,
+    ResourceType,
+)
 from on_the_road import stack_of_its_own
 
 from common.postgres.migrations import MigrationError, migrate
@@ -104,6 +111,52 @@ def test_a_plan_shows_a_foreign_topic_a_changed_setting_and_a_foreign_right(stac
     assert command(stack, "topics", "apply").returncode == 0
     admin.delete_topics(["stray.topic"])["stray.topic"].result()
     assert processes.wait_until(lambda: command(stack, "topics", "plan").returncode == 0, 10)
+
+
+def test_a_plan_shows_and_removes_rights_that_forbid_hold_for_a_prefix_or_from_one_host(stack):
+    strays = [
+        AclBinding(
+            ResourceType.TOPIC,
+            "intake.messages",
+            ResourcePatternType.LITERAL,
+            "User:ingestion",
+            "*",
+            AclOperation.WRITE,
+            AclPermissionType.DENY,
+        ),
+        AclBinding(
+            ResourceType.TOPIC,
+            "screening.",
+            ResourcePatternType.PREFIXED,
+            "User:vault",
+            "192.0.2.7",
+            AclOperation.WRITE,
+            AclPermissionType.ALLOW,
+        ),
+        AclBinding(
+            ResourceType.TRANSACTIONAL_ID,
+            "any",
+            ResourcePatternType.LITERAL,
+            "User:moderation",
+            "*",
+            AclOperation.ALL,
+            AclPermissionType.ALLOW,
+        ),
+    ]
+    admin = stack.kafka_admin()
+    for created in admin.create_acls(strays).values():
+        created.result()
+    assert processes.wait_until(lambda: produce(stack, "ingestion", "intake.messages") is not None, 20)
+    plan = command(stack, "topics", "plan", "--json")
+    assert {(change["kind"], change["name"], change["detail"]) for change in json.loads(plan.stdout)} == {
+        ("remove right", "ingestion", "DENY WRITE topic intake.messages"),
+        ("remove right", "vault", "WRITE topic prefixed screening. from 192.0.2.7"),
+        ("remove right", "moderation", "ALL transactional_id any"),
+    }
+    applied = command(stack, "topics", "apply")
+    assert applied.returncode == 0, applied.stdout + applied.stderr
+    assert command(stack, "topics", "plan").returncode == 0
+    assert produce(stack, "ingestion", "intake.messages") is None
 
 
 def test_kafka_killed_comes_back_with_its_topics(stack):

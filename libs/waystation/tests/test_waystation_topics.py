@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import yaml
+from confluent_kafka.admin import AclBinding, AclOperation, AclPermissionType, ResourcePatternType, ResourceType
 from pydantic import ValidationError
 
 from common.kafka.topics import Acl, TopicRegistry, dlq_name, load_registry
 from waystation.stack import SERVICES, checkout_folder
-from waystation.topics import Observed, plan
+from waystation.topics import Observed, plan, right_of
 
 PATH = checkout_folder() / "deploy" / "topics.yaml"
 
@@ -30,8 +31,19 @@ def same(registry):
     return Observed(
         {topic.name: topic.partitions for topic in registry.all_topics},
         {topic.name: topic.broker_config for topic in registry.all_topics},
-        registry.acls(),
+        frozenset(right_of(acl) for acl in registry.acls()),
     )
+
+
+def stray_right(declared, **differs):
+    parts = ("restype", "name", "resource_pattern_type", "principal", "host", "operation", "permission_type")
+    return AclBinding(**{**{part: getattr(declared, part) for part in parts}, **differs})
+
+
+def changes_with(registry, right):
+    """What a cluster has to change that is as declared and has one right more."""
+    cluster = same(registry)
+    return plan(registry, Observed(cluster.partitions, cluster.config, cluster.rights | {right}))
 
 
 def test_every_principal_is_a_service(registry):
@@ -107,11 +119,29 @@ def test_a_setting_that_is_not_declared_goes_back_to_the_default(registry):
     ]
 
 
-def test_a_right_that_is_not_declared_is_removed(registry):
-    stray = Acl("vault", "TOPIC", "intake.messages", "WRITE")
-    cluster = same(registry)
-    changes = plan(registry, Observed(cluster.partitions, cluster.config, cluster.acls | {stray}))
-    assert [(change.kind, change.acl) for change in changes] == [("remove right", stray)]
+@pytest.mark.parametrize(
+    ("differs", "principal", "detail"),
+    [
+        ({"principal": "User:vault"}, "vault", "WRITE topic intake.messages"),
+        ({"permission_type": AclPermissionType.DENY}, "ingestion", "DENY WRITE topic intake.messages"),
+        ({"resource_pattern_type": ResourcePatternType.PREFIXED}, "ingestion", "WRITE topic prefixed intake.messages"),
+        ({"host": "192.0.2.7"}, "ingestion", "WRITE topic intake.messages from 192.0.2.7"),
+        ({"restype": ResourceType.TRANSACTIONAL_ID}, "ingestion", "WRITE transactional_id intake.messages"),
+    ],
+)
+def test_a_right_that_differs_from_the_declared_ones_in_anything_is_removed(registry, differs, principal, detail):
+    declared = right_of(Acl("ingestion", "TOPIC", "intake.messages", "WRITE"))
+    assert declared in same(registry).rights
+    (change,) = changes_with(registry, stray_right(declared, **differs))
+    assert (change.kind, change.name, change.detail) == ("remove right", principal, detail)
+
+
+@pytest.mark.parametrize("unknown", [{"restype": ResourceType.UNKNOWN}, {"operation": AclOperation.UNKNOWN}])
+def test_a_right_of_a_kind_that_the_client_has_no_word_for_is_removed_by_hand(registry, unknown):
+    declared = right_of(Acl("ingestion", "TOPIC", "intake.messages", "WRITE"))
+    (change,) = changes_with(registry, stray_right(declared, **unknown))
+    assert (change.kind, change.name) == ("by hand", "ingestion")
+    assert "waystation kafka --as admin acls" in change.detail
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Topics and rights of a cluster against the registry: what differs, and making it the same.
 
-A plan never deletes a topic and never shrinks one. Rights are the registry's alone: what it does not name is removed.
+A plan never deletes a topic and never shrinks one. Rights are the registry's alone: what it does not name is removed,
+also what forbids, what holds for a prefix of names, and what holds from one host only.
 """
 
 from __future__ import annotations
@@ -26,16 +27,16 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ResourceType,
 )
 
-from common.kafka.topics import Acl, Topic, TopicRegistry
 from waystation.errors import CommandError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from common.kafka.topics import Acl, Topic, TopicRegistry
+
 TIMEOUT_SECONDS = 30.0
 POLL_SECONDS = 0.05
 RESOURCES = {"TOPIC": ResourceType.TOPIC, "GROUP": ResourceType.GROUP, "CLUSTER": ResourceType.BROKER}
-RESOURCE_NAMES = {kind: name for name, kind in RESOURCES.items()}
 
 Kind = Literal["create topic", "add partitions", "set config", "reset config", "add right", "remove right", "by hand"]
 
@@ -48,7 +49,7 @@ class Change:
     name: str
     detail: str
     topic: Topic | None = None
-    acl: Acl | None = None
+    right: AclBinding | None = None
     setting: tuple[str, str | None] | None = None
 
 
@@ -58,7 +59,7 @@ class Observed:
 
     partitions: Mapping[str, int]
     config: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    acls: frozenset[Acl] = frozenset()
+    rights: frozenset[AclBinding] = frozenset()
 
 
 def plan(registry: TopicRegistry, observed: Observed) -> list[Change]:
@@ -76,12 +77,23 @@ def plan(registry: TopicRegistry, observed: Observed) -> list[Change]:
         Change("by hand", name, "not in the registry: declare it, or `waystation kafka --as admin topics --delete`")
         for name in sorted(set(observed.partitions) - declared)
     ]
-    wanted = registry.acls()
-    changes += [Change("add right", acl.principal, _describe(acl), acl=acl) for acl in sorted(wanted - observed.acls)]
-    changes += [
-        Change("remove right", acl.principal, _describe(acl), acl=acl) for acl in sorted(observed.acls - wanted)
-    ]
+    wanted = {right_of(acl) for acl in registry.acls()}
+    changes += [_right_change("add right", right) for right in sorted(wanted - observed.rights)]
+    changes += [_removal(right) for right in sorted(observed.rights - wanted)]
     return changes
+
+
+def right_of(acl: Acl) -> AclBinding:
+    """Return a right of the registry in Kafka's words: allowed, by the whole name, from everywhere."""
+    return AclBinding(
+        RESOURCES[acl.resource],
+        acl.name,
+        ResourcePatternType.LITERAL,
+        f"User:{acl.principal}",
+        "*",
+        AclOperation[acl.operation],
+        AclPermissionType.ALLOW,
+    )
 
 
 def observe(admin: AdminClient) -> Observed:
@@ -93,7 +105,7 @@ def observe(admin: AdminClient) -> Observed:
     try:
         metadata = admin.list_topics(timeout=TIMEOUT_SECONDS)
         partitions = {name: len(t.partitions) for name, t in metadata.topics.items() if not name.startswith("__")}
-        return Observed(partitions, _read_config(admin, list(partitions)), _read_acls(admin))
+        return Observed(partitions, _read_config(admin, list(partitions)), _read_rights(admin))
     except KafkaException as error:
         raise CommandError(f"Kafka does not answer: {error.args[0].str()}", "is it up? waystation status") from error
 
@@ -109,8 +121,8 @@ def apply(admin: AdminClient, registry: TopicRegistry) -> list[Change]:
         ({"create topic"}, _create_topics),
         ({"add partitions"}, _add_partitions),
         ({"set config", "reset config"}, _alter_config),
-        ({"add right"}, _create_acls),
-        ({"remove right"}, _delete_acls),
+        ({"add right"}, _add_rights),
+        ({"remove right"}, _remove_rights),
     )
     for kinds, make in steps:
         chosen = [change for change in changes if change.kind in kinds]
@@ -153,8 +165,21 @@ def _config_changes(topic: Topic, present: Mapping[str, str]) -> list[Change]:
     ]
 
 
-def _describe(acl: Acl) -> str:
-    return f"{acl.operation} {acl.resource.lower()} {acl.name}"
+def _removal(right: AclBinding) -> Change:
+    if right.restype is ResourceType.UNKNOWN or right.operation is AclOperation.UNKNOWN:
+        # newer kinds of rights have no number in the client, so it could not say which to delete
+        return _right_change("by hand", right, ": remove it by `waystation kafka --as admin acls`")
+    return _right_change("remove right", right)
+
+
+def _right_change(kind: Kind, right: AclBinding, advice: str = "") -> Change:
+    resource = "cluster" if right.restype is ResourceType.BROKER else right.restype.name.lower()
+    words = [] if right.permission_type is AclPermissionType.ALLOW else [right.permission_type.name]
+    words += [right.operation.name, resource]
+    if right.resource_pattern_type is not ResourcePatternType.LITERAL:
+        words.append(right.resource_pattern_type.name.lower())
+    words += [right.name] if right.host == "*" else [right.name, "from", right.host]
+    return Change(kind, right.principal.removeprefix("User:"), " ".join(words) + advice, right=right)
 
 
 def _read_config(admin: AdminClient, names: list[str]) -> dict[str, dict[str, str]]:
@@ -172,7 +197,7 @@ def _read_config(admin: AdminClient, names: list[str]) -> dict[str, dict[str, st
     }
 
 
-def _read_acls(admin: AdminClient) -> frozenset[Acl]:
+def _read_rights(admin: AdminClient) -> frozenset[AclBinding]:
     anything: Any = None  # the stubs of confluent-kafka do not know that a filter may leave names open
     everything = AclBindingFilter(
         ResourceType.ANY,
@@ -183,16 +208,7 @@ def _read_acls(admin: AdminClient) -> frozenset[Acl]:
         AclOperation.ANY,
         AclPermissionType.ANY,
     )
-    bindings = admin.describe_acls(everything, request_timeout=TIMEOUT_SECONDS).result()
-    return frozenset(
-        Acl(
-            binding.principal.removeprefix("User:"),
-            RESOURCE_NAMES.get(binding.restype, "CLUSTER"),  # type: ignore[arg-type]
-            binding.name,
-            binding.operation.name,
-        )
-        for binding in bindings
-    )
+    return frozenset(admin.describe_acls(everything, request_timeout=TIMEOUT_SECONDS).result())
 
 
 def _create_topics(admin: AdminClient, changes: list[Change]) -> Mapping[Any, Any]:
@@ -223,29 +239,27 @@ def _alter_config(admin: AdminClient, changes: list[Change]) -> Mapping[Any, Any
     return altered
 
 
-def _create_acls(admin: AdminClient, changes: list[Change]) -> Mapping[Any, Any]:
-    created: Mapping[Any, Any] = admin.create_acls(
-        [_binding(AclBinding, change.acl) for change in changes if change.acl], request_timeout=TIMEOUT_SECONDS
-    )
+def _add_rights(admin: AdminClient, changes: list[Change]) -> Mapping[Any, Any]:
+    rights = [change.right for change in changes if change.right]
+    created: Mapping[Any, Any] = admin.create_acls(rights, request_timeout=TIMEOUT_SECONDS)
     return created
 
 
-def _delete_acls(admin: AdminClient, changes: list[Change]) -> Mapping[Any, Any]:
-    deleted: Mapping[Any, Any] = admin.delete_acls(
-        [_binding(AclBindingFilter, change.acl) for change in changes if change.acl], request_timeout=TIMEOUT_SECONDS
-    )
+def _remove_rights(admin: AdminClient, changes: list[Change]) -> Mapping[Any, Any]:
+    exactly = [_exactly(change.right) for change in changes if change.right]
+    deleted: Mapping[Any, Any] = admin.delete_acls(exactly, request_timeout=TIMEOUT_SECONDS)
     return deleted
 
 
-def _binding(kind: Callable[..., Any], acl: Acl) -> Any:
-    return kind(
-        RESOURCES[acl.resource],
-        acl.name,
-        ResourcePatternType.LITERAL,
-        f"User:{acl.principal}",
-        "*",
-        AclOperation[acl.operation],
-        AclPermissionType.ALLOW,
+def _exactly(right: AclBinding) -> AclBindingFilter:
+    return AclBindingFilter(
+        right.restype,
+        right.name,
+        right.resource_pattern_type,
+        right.principal,
+        right.host,
+        right.operation,
+        right.permission_type,
     )
 
 
