@@ -84,6 +84,8 @@ class FakeProvider:
 
     async def hand_over(self, instruction, verdict, mail, *, deadline, beyond):
         await asyncio.sleep(self.seconds)
+        if time.monotonic() >= deadline():
+            return Outcome(AttemptResult.UNREACHED, "lease deadline passed")
         message_id = instruction.instruction.message_id
         assert verdict.verdict.action == "allow"
         self.calls.append((message_id, mail.content))
@@ -391,6 +393,27 @@ async def test_rule_deadline_nothing_is_begun_after_the_lease_by_the_own_clock(p
     await asyncio.sleep(0.2)
     assert world.provider.calls == []
     assert await world.attempts(event) == []
+    await world.dispatcher.stop()
+
+
+async def test_a_call_that_outlasts_its_lease_goes_on_under_the_renewed_one(pool):
+    world = World(pool, lease_seconds=1.0)
+    world.provider.seconds = 2.5
+    event = world.message()
+    async with running(world):
+        await world.plan(event)
+        row = await world.until(event, "handed_over")
+    assert (row["epoch"], row["attempts"]) == (1, 1)
+
+
+async def test_rule_deadline_a_call_whose_lease_is_not_renewed_writes_nothing_after_it(pool):
+    world = World(pool, lease_seconds=1.0)
+    world.provider.seconds = 1.2
+    event = world.message()
+    world.dispatcher.start(renew=False)
+    await world.plan(event)
+    await world.until(event, "planned")
+    assert world.provider.calls == []
     await world.dispatcher.stop()
 
 

@@ -33,7 +33,8 @@ async def pool_to(port, **options):
 
 
 async def send(pool, rcpt_to="b@example.net", content=CONTENT, *, mail_from="a@example.org", deadline=None, **more):
-    return await pool.send(mail_from=mail_from, rcpt_to=rcpt_to, content=content, deadline=deadline, **more)
+    lease = None if deadline is None else lambda: deadline
+    return await pool.send(mail_from=mail_from, rcpt_to=rcpt_to, content=content, deadline=lease, **more)
 
 
 @pytest.fixture

@@ -124,7 +124,14 @@ async def pool_to(port, **options):
 
 
 async def send(pool, content=CONTENT, deadline=None):
-    return await pool.send(mail_from="a@example.org", rcpt_to="b@example.net", content=content, deadline=deadline)
+    lease = (lambda: deadline) if isinstance(deadline, float) else deadline
+    return await pool.send(mail_from="a@example.org", rcpt_to="b@example.net", content=content, deadline=lease)
+
+
+def renewed_lease():
+    """A lease of 0.3 s that is renewed once, in time."""
+    begun = time.monotonic()
+    return lambda: begun + (0.3 if time.monotonic() < begun + 0.2 else 2.0)
 
 
 async def outcome_of(*scripts, **options):
@@ -306,6 +313,28 @@ async def test_a_deadline_that_passes_before_354_keeps_the_content_back():
         assert (outcome.result, outcome.reason) == (UNREACHED, "lease deadline passed")
         await asyncio.sleep(0.05)
         assert server.contents == []
+
+
+@pytest.mark.parametrize("stage", ["greeting", "EHLO", "RCPT", "DATA"])
+async def test_a_slow_server_has_its_time_while_the_lease_is_renewed(stage):
+    async with ScriptedServer({stage: Delayed(0.5, DEFAULTS[stage])}) as server, pool_to(server.port) as pool:
+        assert (await send(pool, deadline=renewed_lease())).result is ACCEPTED
+        assert len(server.contents) == 1
+
+
+async def test_who_waits_for_a_connection_waits_on_while_the_lease_is_renewed():
+    script = {"EHLO": STEPWISE["EHLO"], "dot": [Delayed(0.5, DEFAULTS["dot"]), DEFAULTS["dot"]]}
+    async with ScriptedServer(script) as server, pool_to(server.port, connections=1) as pool:
+        outcomes = await asyncio.gather(*sent_at_once(pool, *numbered(2), deadlines=[None, renewed_lease()]))
+    assert [outcome.result for outcome in outcomes] == [ACCEPTED] * 2
+
+
+async def test_a_connection_is_not_waited_for_after_the_lease():
+    async with ScriptedServer({"greeting": SILENCE}) as server, pool_to(server.port) as pool:
+        started = time.monotonic()
+        outcome = await send(pool, deadline=started + 0.2)
+        assert (outcome.result, outcome.reason) == (UNREACHED, "connecting took too long")
+        assert time.monotonic() - started < 1
 
 
 async def test_a_server_that_says_no_in_the_middle_of_large_content_is_believed():

@@ -129,7 +129,7 @@ class Dispatcher:
         self._loops.run("disclosure", self._prepare)
         self._loops.run("begin", self._begin)
         if renew:
-            self._loops.run("lease renewal", self._renew, every_seconds=self.leases.lease_seconds / 4)
+            self._loops.run("lease renewal", self._renew, every_seconds=self.leases.lease_seconds / 8)
         self._settling.run("settlement", self.settlement.step)
         self._senders += [asyncio.create_task(self._send()) for _ in range(self.provider.calls_at_once)]
 
@@ -323,7 +323,7 @@ class Dispatcher:
         span = self.tracer.follow(leased.traceparent, f"hand over {self.provider.name}", attributes=named)
         try:
             outcome = await self.provider.hand_over(
-                leased.instruction, leased.verdict, mail, deadline=leased.deadline, beyond=begun.beyond
+                leased.instruction, leased.verdict, mail, deadline=lambda: leased.deadline, beyond=begun.beyond
             )
         except Exception as error:
             log.exception("the adapter of %s failed", self.provider.name)

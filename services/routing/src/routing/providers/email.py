@@ -45,7 +45,7 @@ class EmailProvider:
         verdict: VerifiedVerdict,
         mail: Disclosed,
         *,
-        deadline: float,
+        deadline: Callable[[], float],
         beyond: Callable[[], None],
     ) -> Outcome:
         """Send one mail over a pooled connection."""

@@ -42,11 +42,12 @@ class Provider(Protocol):
         verdict: VerifiedVerdict,
         mail: Disclosed,
         *,
-        deadline: float,
+        deadline: Callable[[], float],
         beyond: Callable[[], None],
     ) -> Outcome:
-        """Transfer one message; never raises for what the provider does. `deadline` is monotonic seconds.
+        """Transfer one message; never raises for what the provider does.
 
+        `deadline` returns monotonic seconds, later ones once the lease is renewed: ask whenever something is written.
         `beyond` is called right before the bytes after which the provider may have accepted: where it was not called,
         nothing was.
         """

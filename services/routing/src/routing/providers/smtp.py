@@ -34,6 +34,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from dataclasses import dataclass
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
@@ -42,7 +43,7 @@ from routing.providers.smtp_connection import ConnectionUnusableError, SmtpConne
 from routing.providers.smtp_mail import examine, misfit
 from routing.providers.smtp_opening import open_connection
 from routing.providers.smtp_settings import Security, SmtpSettings, parse_smtp_url
-from routing.providers.smtp_transaction import DEADLINE_PASSED, Transaction
+from routing.providers.smtp_transaction import DEADLINE_PASSED, Transaction, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -110,14 +111,14 @@ class SmtpPool:
         mail_from: str,
         rcpt_to: str,
         content: bytes,
-        deadline: float | None,
+        deadline: Callable[[], float] | None,
         at_final_dot: Callable[[], None] | None = None,
     ) -> Outcome:
         """Hand over one mail, byte for byte; see the table of outcomes above. Empty `mail_from`: the null sender.
 
-        `deadline` is in `time.monotonic()` seconds. `at_final_dot` is called right before the write that holds the
-        final dot: where it was not called, nothing can have been accepted. Whoever cancels a send later must take it
-        to be in doubt.
+        `deadline` returns `time.monotonic()` seconds and is asked before each write: a lease that is renewed meanwhile
+        leaves a slow server its time. `at_final_dot` is called right before the write that holds the final dot: where
+        it was not called, nothing can have been accepted. Whoever cancels a send later must take it to be in doubt.
         """
         mail = examine(mail_from, rcpt_to, content, self._settings)
         if isinstance(mail, Outcome):
@@ -196,9 +197,7 @@ class SmtpPool:
     async def _wait(self, transaction: Transaction) -> _Grant:
         loop = asyncio.get_running_loop()
         granted: asyncio.Future[_Grant] = loop.create_future()
-        timer = None
-        if transaction.deadline is not None:
-            timer = loop.call_later(max(transaction.deadline - monotonic(), 0.0), _give_up, granted)
+        watch = Watch(transaction.deadline, partial(_give_up, granted)) if transaction.deadline is not None else None
         self._waiting.append(_Waiting(granted, transaction))
         try:
             return await granted
@@ -207,8 +206,8 @@ class SmtpPool:
                 self._give_back(granted.result(), transaction)
             raise
         finally:
-            if timer is not None:
-                timer.cancel()
+            if watch is not None:
+                watch.cancel()
 
     def _give_back(self, grant: _Grant, transaction: Transaction) -> None:
         if grant is None:
@@ -233,19 +232,18 @@ class SmtpPool:
         granted.set_result(connection)
         return transaction
 
-    async def _open(self, deadline: float | None) -> SmtpConnection | Outcome:
+    async def _open(self, deadline: Callable[[], float] | None) -> SmtpConnection | Outcome:
         """Open a connection in the slot the caller holds; the slot is freed when that fails."""
-        patience = self._settings.connect_timeout_seconds
-        if deadline is not None:
-            patience = min(patience, deadline - monotonic())
-        if patience <= 0:
+        if deadline is not None and monotonic() >= deadline():
             self._free_slot()
             return DEADLINE_PASSED
+        limit = asyncio.timeout(self._settings.connect_timeout_seconds)
+        watch = Watch(deadline, partial(_end, limit)) if deadline is not None else None
         connection = SmtpConnection(self._settings, self._forget_idle, self._next_mail)
         self._known.add(connection)
         connection.closed.add_done_callback(lambda _: self._known.discard(connection))
         try:
-            await open_connection(connection, self._settings, self._tls, patience)
+            await open_connection(connection, self._settings, self._tls, limit)
         except ConnectionUnusableError as error:
             self._note_failure(str(error))
             self._free_slot()
@@ -253,6 +251,9 @@ class SmtpPool:
         except BaseException:
             self._free_slot()
             raise
+        finally:
+            if watch is not None:
+                watch.cancel()
         return connection
 
     async def _carry(self, connection: SmtpConnection, transaction: Transaction) -> Outcome | None:
@@ -322,6 +323,11 @@ class SmtpPool:
         self._failures += 1
         self._last_error = reason
         self._last_error_at = monotonic()
+
+
+def _end(limit: asyncio.Timeout) -> None:
+    if not limit.expired():
+        limit.reschedule(asyncio.get_running_loop().time())
 
 
 def _give_up(granted: asyncio.Future[_Grant]) -> None:

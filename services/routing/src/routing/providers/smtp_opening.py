@@ -19,11 +19,11 @@ async def open_connection(
     connection: SmtpConnection,
     settings: SmtpSettings,
     tls: ssl.SSLContext | None,
-    seconds: float,
+    limit: asyncio.Timeout,
 ) -> None:
-    """Make the connection ready for mail within `seconds`; ConnectionUnusableError holds stage and codes."""
+    """Make the connection ready for mail within `limit`; ConnectionUnusableError holds stage and codes."""
     try:
-        async with asyncio.timeout(seconds):
+        async with limit:
             await _connect(connection, settings, tls)
             await _greet(connection, settings, tls)
     except BaseException as error:

@@ -47,7 +47,7 @@ class Transaction:
     def __init__(
         self,
         mail: Mail,
-        deadline: float | None,
+        deadline: Callable[[], float] | None,
         at_final_dot: Callable[[], None] | None,
         *,
         alone: bool = False,
@@ -76,7 +76,30 @@ class Transaction:
 
     def late(self) -> bool:
         """True when nothing more may be written under this lease."""
-        return self.deadline is not None and monotonic() >= self.deadline
+        return self.deadline is not None and monotonic() >= self.deadline()
+
+
+class Watch:
+    """Calls `when_late` once the lease has ended. A lease may be renewed, so it looks again when it should have."""
+
+    def __init__(self, deadline: Callable[[], float], when_late: Callable[[], None]) -> None:
+        self._deadline = deadline
+        self._when_late = when_late
+        self._timer = self._look_later()
+
+    def _look_later(self) -> asyncio.TimerHandle:
+        seconds = max(self._deadline() - monotonic(), 0.0)
+        return asyncio.get_running_loop().call_later(seconds, self._look)
+
+    def _look(self) -> None:
+        if monotonic() >= self._deadline():
+            self._when_late()
+        else:
+            self._timer = self._look_later()
+
+    def cancel(self) -> None:
+        """Watch no more."""
+        self._timer.cancel()
 
 
 def lost(transaction: Transaction, how: str) -> Outcome:
