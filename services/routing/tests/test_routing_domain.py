@@ -154,6 +154,16 @@ def test_a_block_stops_what_is_leased_unless_a_call_may_be_open(results, state):
     assert (change and change.state) == state
 
 
+def test_a_provider_that_is_not_reached_ends_nothing_however_often_it_is_tried():
+    results = [R.LATER] * (ATTEMPTS_MAX - 1) + [R.UNREACHED] * ATTEMPTS_MAX
+    change = settled(delivery(), results, R.UNREACHED)
+    assert change is not None
+    assert change.state is S.PLANNED
+    change = settled(delivery(), [*results, R.LATER], R.LATER)
+    assert change is not None
+    assert change.state is S.EXPIRED
+
+
 @pytest.mark.parametrize("state", [S.WITHHELD, S.EXPIRED])
 def test_rule_join_no_negative_is_said_of_a_message_that_a_provider_may_have_accepted(state):
     assert stop(delivery(S.PLANNED), [R.DOUBT, R.LATER], state, "why", NOW).state is S.IN_DOUBT

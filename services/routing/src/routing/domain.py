@@ -155,11 +155,13 @@ def settle(
     """Return the change that an attempt's outcome makes to its delivery, or None when it makes none.
 
     `results` are those of all attempts with this outcome in its place; `wait_seconds` is the pause before the next try.
+    Attempts that did not reach the provider are bounded by the window alone.
     """
     state = joined_state(results)
     reason = outcome.reason
-    if state is DeliveryState.PLANNED and len(results) >= ATTEMPTS_MAX:
-        state, reason = DeliveryState.EXPIRED, f"{reason}; {ATTEMPTS_MAX} attempts were made"
+    answered = sum(result is not AttemptResult.UNREACHED for result in results)
+    if state is DeliveryState.PLANNED and answered >= ATTEMPTS_MAX:
+        state, reason = DeliveryState.EXPIRED, f"{reason}; {ATTEMPTS_MAX} attempts reached the provider"
     known_at_last = delivery.state is DeliveryState.IN_DOUBT and state is DeliveryState.PLANNED
     if delivery.state is DeliveryState.HELD and state is DeliveryState.PLANNED:
         return None
