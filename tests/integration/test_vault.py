@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import random
 import uuid
 from datetime import date
 from pathlib import Path
@@ -968,6 +969,117 @@ async def test_nothing_is_recorded_of_another_accounts_person(vault, rows, accou
     assert told((await ask(vault, operation, {"person": person, **more}, purpose=purpose))[0]) == "unknown-recipient"
     assert await rows("SELECT FROM bases WHERE token = $1", answer.token) == []
     assert (await rows("SELECT flags FROM subjects WHERE token = $1", answer.token))[0]["flags"] == 0
+
+
+# What ends a right to disclose, and disclosures of the same moment
+
+ENDS = {"erase": "erased", "withdraw": "withdrawn", "restrict": "restricted", "suppress": "suppressed"}
+NOTICES = {"erase": ["erasure"], "restrict": ["restriction"]}
+
+
+async def end(vault, way, item, answer):
+    """End the right to disclose a person's newsletter."""
+    person = {"account_id": item.account_id, "token": answer.token}
+    if way == "erase":
+        (done,) = await vault.erase(person)
+    else:
+        asked = {
+            "withdraw": {"person": person, "purpose": "newsletter", "kind": "consent"},
+            "restrict": {"person": person, "restricted": True},
+            "suppress": {"account_id": item.account_id, "tool": "email", "address": item.address},
+        }[way]
+        purpose = "data-protection" if way == "restrict" else "legal-basis"
+        (done,) = await ask(vault, way, asked, purpose=purpose)
+    assert told(done) == [answer.token]
+
+
+def newsletter(item, answer, **changes):
+    return delivery(item, answer, legal_basis="consent:form-1", message_purpose="newsletter", **changes)
+
+
+class Held:
+    """The next transaction that calls a function of the store stops after it, until it may go on."""
+
+    def __init__(self, monkeypatch, name) -> None:
+        self.stands, self.may_go_on = asyncio.Event(), asyncio.Event()
+        real = getattr(store, name)
+
+        async def once(*args, **named):
+            monkeypatch.setattr(store, name, real)
+            result = await real(*args, **named)
+            self.stands.set()
+            await self.may_go_on.wait()
+            return result
+
+        monkeypatch.setattr(store, name, once)
+
+
+async def is_done_soon(task):
+    done, _ = await asyncio.wait([task], timeout=0.5)
+    return bool(done)
+
+
+@pytest.mark.parametrize("way", ENDS)
+async def test_who_ends_a_right_waits_for_disclosures_under_way(vault, new_copy, rows, account, monkeypatch, way):
+    item, answer = await sealed(vault, account)
+    other, held = await new_copy(), Held(monkeypatch, "enter_disclosures")
+    disclosing = asyncio.create_task(vault.disclose(newsletter(item, answer)))
+    await held.stands.wait()
+    ending = asyncio.create_task(end(other, way, item, answer))
+    answered_beside = await is_done_soon(ending)
+    held.may_go_on.set()
+    (disclosed,) = await disclosing
+    await ending
+    notices = await rows("SELECT provider, kind FROM notification_tasks WHERE token = $1", answer.token)
+    assert [tuple(one) for one in notices] == [("smtp.default", kind) for kind in NOTICES.get(way, [])]
+    assert (answered_beside, disclosed.fields) == (False, {"address": item.address})
+    assert kind((await vault.disclose(newsletter(item, answer, attempt=2)))[0]) == ENDS[way]
+
+
+@pytest.mark.parametrize("way", ENDS)
+async def test_a_disclosure_waits_for_who_ends_the_right_to_it(vault, new_copy, account, monkeypatch, way):
+    item, answer = await sealed(vault, account)
+    other, held = await new_copy(), Held(monkeypatch, "log_access")
+    ending = asyncio.create_task(end(other, way, item, answer))
+    await held.stands.wait()
+    disclosing = asyncio.create_task(vault.disclose(newsletter(item, answer)))
+    answered_beside = await is_done_soon(disclosing)
+    held.may_go_on.set()
+    await ending
+    assert (kind((await disclosing)[0]), answered_beside) == (ENDS[way], False)
+
+
+@pytest.mark.parametrize("way", ENDS)
+async def test_no_disclosure_beside_the_end_of_a_right_is_answered_later_or_goes_without_a_notice(
+    vault, new_copy, rows, account, way
+):
+    """A hundred of each within a tenth of a second."""
+    other = await new_copy()
+    items = [new_item(account, f"person-{n}@example.org") for n in range(100)]
+    answers = await vault.seal(*items)
+    order = []
+
+    async def disclosing(item, answer):
+        await asyncio.sleep(random.random() / 10)
+        (disclosed,) = await vault.disclose(newsletter(item, answer))
+        order.append((item.message_id, "disclosed" if disclosed.fields else kind(disclosed)))
+
+    async def ending(item, answer):
+        await asyncio.sleep(random.random() / 10)
+        await end(other, way, item, answer)
+        order.append((item.message_id, "ended"))
+
+    pairs = list(zip(items, answers, strict=True))
+    await asyncio.gather(*(work(*pair) for pair in pairs for work in (disclosing, ending)))
+    outcomes = {item.message_id: [what for message, what in order if message == item.message_id] for item in items}
+    possible = {("disclosed", "ended"), (ENDS[way], "ended"), ("ended", ENDS[way])}
+    assert {tuple(one) for one in outcomes.values()} <= possible
+    given = {item.message_id for item in items if "disclosed" in outcomes[item.message_id]}
+    entered = await rows("SELECT token, message_id FROM disclosures WHERE account_id = $1", account)
+    assert {row["message_id"] for row in entered} == given
+    notices = await rows("SELECT token, kind FROM notification_tasks WHERE account_id = $1", account)
+    due = [(row["token"], kind) for row in entered for kind in NOTICES.get(way, [])]
+    assert sorted(map(tuple, notices)) == sorted(due)
 
 
 async def test_an_approval_in_the_future_and_an_objection_stop_a_processor(vault, pool, account):

@@ -440,6 +440,35 @@ async def test_a_token_of_another_account_of_the_same_call_is_nobody(vault, acco
 # Objections and notices
 
 
+@pytest.mark.parametrize("duty", ["rectify", "object"])
+async def test_a_duty_that_changes_disclosures_waits_for_those_under_way(vault, account, monkeypatch, duty):
+    one = item(account)
+    (answer,) = await vault.seal(one)
+    enter, entered, may_go_on = store.enter_disclosures, asyncio.Event(), asyncio.Event()
+
+    async def slowly(*args):
+        found = await enter(*args)
+        entered.set()
+        await may_go_on.wait()
+        return found
+
+    monkeypatch.setattr(store, "enter_disclosures", slowly)
+    disclosing = asyncio.create_task(vault.disclose(delivery(one, answer)))
+    await entered.wait()
+    change = {
+        "rectify": {"person": {"account_id": account, "token": answer.token}, "fields": {"address": "b@example.org"}},
+        "object": {"account_id": account, "processor": "smtp.default", "reason": "no", "late": True},
+    }[duty]
+    changing = asyncio.create_task(vault.done(f"{duty}:batch", change))
+    done_beside, _ = await asyncio.wait([changing], timeout=0.5)
+    may_go_on.set()
+    assert (await disclosing)[0].fields == {"address": one.address}
+    (changed,) = await changing
+    assert ("problem" in changed, done_beside) == (False, set())
+    notices = await vault.rows("SELECT provider, kind FROM notification_tasks WHERE token = $1", answer.token)
+    assert [tuple(row) for row in notices] == ([("smtp.default", "rectification")] if duty == "rectify" else [])
+
+
 async def test_an_account_objects_within_the_notice_period_and_only_then(vault, account):
     one = item(account)
     (answer,) = await vault.seal(one)

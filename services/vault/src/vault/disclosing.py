@@ -56,7 +56,7 @@ async def disclose(call: DiscloseCall, access: Access, pool: Pool, keyring: Keyr
     while True:
         asked = [number for number in range(len(call.items)) if number not in outcomes]
         try:
-            async with scoped(pool, account_ids) as connection:
+            async with scoped(pool, account_ids, discloses=True) as connection:
                 found = await _enter(connection, call, asked, access, keyring)
             break
         except _BrokenError as broken:  # rolled back: ask again without them

@@ -12,7 +12,7 @@ from vault import store
 from vault.domain import ERASED, UNKNOWN_RECIPIENT
 from vault.errors import item_problem
 from vault.finding import find_tokens
-from vault.scope import EVERY_ACCOUNT, scoped
+from vault.scope import EVERY_ACCOUNT, hold_disclosures, scoped
 from vault.store import Erasure
 
 if TYPE_CHECKING:
@@ -76,7 +76,14 @@ class Eraser:
         erasures = [Erasure(token, account, at, reason, caller, epoch) for token, account in persons.items()]
         if erasures:
             await self._publisher.publish([encode(_event(one)) for one in erasures])
-            await store.erase_persons(connection, erasures)
+            await _erase(connection, erasures)
+
+
+async def _erase(connection: Connection, erasures: Sequence[Erasure]) -> set[str]:
+    """Erase persons that are locked, with a task for whoever was told of one until now."""
+    await store.hold_keys(connection)
+    await hold_disclosures(connection, {one.account_id for one in erasures})
+    return await store.erase_persons(connection, erasures)
 
 
 def _answer(found: Sequence[str], erased: set[str], gone: set[str], when: str) -> EraseAnswer:
@@ -117,5 +124,5 @@ async def replay(events: Sequence[ErasureRecorded], pool: Pool) -> int:
             missing = [one for token, one in erasures.items() if token not in known]
             if missing:
                 await store.lock_persons(connection, [one.token for one in missing])
-                repeated += len(await store.erase_persons(connection, missing))
+                repeated += len(await _erase(connection, missing))
     return repeated

@@ -20,7 +20,7 @@ from vault.duties.rows import add_notices
 from vault.errors import item_problem
 from vault.finding import find_tokens
 from vault.formats import mail_address, normal_address, phone_number
-from vault.scope import scoped
+from vault.scope import hold_disclosures, scoped
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -82,6 +82,7 @@ class Withdrawals:
         found = await find_tokens([item.person for item in call.items], pool, keyring)
         async with scoped(pool, {item.person.account_id for item in call.items}) as connection:
             known = await _known(connection, [item.person for item in call.items], found)
+            await hold_disclosures(connection, set(known.values()))
             told = [
                 (known[token], token, item.purpose, item.kind)
                 for item, tokens in zip(call.items, found, strict=True)
@@ -100,6 +101,7 @@ class Withdrawals:
         found = await find_tokens([item.person for item in call.items], pool, keyring)
         async with scoped(pool, {item.person.account_id for item in call.items}) as connection:
             known = await _known(connection, [item.person for item in call.items], found)
+            await hold_disclosures(connection, set(known.values()))
             flags: dict[str, bool] = {}
             for item, tokens in zip(call.items, found, strict=True):
                 flags |= {token: item.restricted for token in tokens if token in known}
@@ -122,6 +124,10 @@ class Withdrawals:
         stored: list[StoredRecord] = []
         async with scoped(pool, accounts, "changed") as connection:
             found = await _persons_with(connection, read, accounts)
+            touched = sorted({token for tokens in found for token in tokens})
+            if touched:
+                await store.lock_persons(connection, touched)
+                await hold_disclosures(connection, accounts)
             for lift in (False, True):
                 chosen = [
                     (item, one, tokens)
@@ -141,7 +147,6 @@ class Withdrawals:
                     await (store.lift_suppressions if lift else store.suppress)(connection, hashes)
                 marks = {(token, one.account_id, one.tool) for _, one, tokens in chosen for token in tokens}
                 stored += await self._mark(connection, sorted(marks), lift=lift)
-            touched = sorted({token for tokens in found for token in tokens})
             answered = sum(isinstance(one, _Address) for one in read)
             await store.log_access(connection, access, answered=answered, touched=touched)
         self._relay.committed(stored)

@@ -10,7 +10,7 @@ from vault import store
 from vault.domain import Refusal
 from vault.duties import rows
 from vault.errors import item_problem
-from vault.scope import EVERY_ACCOUNT, scoped
+from vault.scope import EVERY_ACCOUNT, hold_disclosures, scoped
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,7 +29,9 @@ async def record_objections(call: ObjectCall, access: Access, pool: Pool, keyrin
     """Keep or lift objections; from the answer on the processor gets nothing of the account's persons."""
     today = now().date()
     answers: list[ObjectAnswer] = []
-    async with scoped(pool, {item.account_id for item in call.items}) as connection:
+    account_ids = {item.account_id for item in call.items}
+    async with scoped(pool, account_ids) as connection:
+        await hold_disclosures(connection, account_ids)
         register = {row["name"]: row for row in await rows.register(connection)}
         for item in call.items:
             processor = register.get(item.processor)

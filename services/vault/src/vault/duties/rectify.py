@@ -16,7 +16,7 @@ from vault.duties.rows import RectifiedRow
 from vault.errors import item_problem
 from vault.finding import find_tokens
 from vault.formats import normal_address, read_fields
-from vault.scope import scoped
+from vault.scope import hold_disclosures, scoped
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -59,9 +59,11 @@ async def rectify(call: RectifyCall, access: Access, pool: Pool, keyring: Keyrin
 async def _rectify(
     call: RectifyCall, found: Sequence[Sequence[str]], access: Access, pool: Pool, keyring: Keyring
 ) -> list[Rectified]:
-    async with scoped(pool, {item.person.account_id for item in call.items}, "changed") as connection:
+    account_ids = {item.person.account_id for item in call.items}
+    async with scoped(pool, account_ids, "changed") as connection:
         tokens = sorted({token for some in found for token in some})
         await store.hold_persons(connection, tokens)
+        await hold_disclosures(connection, account_ids)
         persons = await rows.persons(connection, tokens)
         gone = await store.erased_tokens(connection, [token for token in tokens if token not in persons])
         keys = {(one.account_id, one.key.epoch) for one in persons.values() if one.key is not None}

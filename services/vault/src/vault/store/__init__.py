@@ -38,6 +38,7 @@ from vault.store.erasures import (
     erased_tokens,
     erasure,
     erasure_count,
+    hold_keys,
     hold_persons,
     lock_persons,
 )
@@ -124,6 +125,7 @@ __all__ = [
     "find_tokens",
     "flag_persons",
     "has_accounts",
+    "hold_keys",
     "hold_persons",
     "insert_unauthorised",
     "instructions",

@@ -38,12 +38,16 @@ async def lock_persons(connection: Connection, tokens: Sequence[str]) -> Mapping
 async def hold_persons(connection: Connection, tokens: Sequence[str]) -> None:
     """Hold persons and the rows of their data keys until the transaction ends."""
     await lock_persons(connection, tokens)
+    await hold_keys(connection)
+
+
+async def hold_keys(connection: Connection) -> None:
+    """Keep data keys in their epochs until the transaction ends."""
     await connection.execute(SQL["hold_keys"])
 
 
 async def erase_persons(connection: Connection, erasures: Sequence[Erasure]) -> set[str]:
     """Erase persons, record it, make tasks for their providers; return the tokens that were not recorded before."""
-    await connection.execute(SQL["hold_keys"])
     columns = (
         joined([one.token for one in erasures]),
         joined([one.account_id for one in erasures]),
