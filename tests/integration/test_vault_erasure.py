@@ -297,6 +297,58 @@ async def test_erasures_beside_a_moving_epoch_leave_no_key_behind(vault, account
     assert left == {answer.token for answer in answers[1::2]}
 
 
+async def epochs_of_erasure(vault, token):
+    """The epoch that is recorded, the epochs told to Kafka, and whether older copies are said to be unreadable."""
+    async with scoped(vault.pool, EVERY_ACCOUNT) as connection:
+        recorded, unreadable_at = await store.erasure(connection, token)
+    return recorded.epoch, [one.epoch for one in vault.events() if one.key == token], unreadable_at is not None
+
+
+async def test_a_copy_that_does_not_know_the_new_epoch_records_it_with_an_erasure(vault, new_copy, account):
+    """A backup of now opens until the new epoch ends: before that no receipt may say that it does not."""
+    (answer,) = await vault.seal(item(account))
+    behind = await new_copy()
+    epoch = await end_epoch(vault.pool, vault.keyring)
+    assert behind.keyring.epoch == epoch - 1
+    await behind.erase(PersonItem(account, token=answer.token))
+    assert await epochs_of_erasure(behind, answer.token) == (epoch, [epoch], False)
+    await end_epoch(vault.pool, vault.keyring)
+    assert await epochs_of_erasure(behind, answer.token) == (epoch, [epoch], True)
+
+
+async def test_an_epoch_that_ends_while_an_erasure_waits_for_kafka_is_told_and_recorded(vault, new_copy, account):
+    (answer,) = await vault.seal(item(account))
+    other, kafka = await new_copy(), vault.kafka
+    before = vault.keyring.epoch
+
+    class SlowKafka:
+        async def publish(self, records):
+            if not kafka.records:
+                await end_epoch(other.pool, other.keyring)
+            await kafka.publish(records)
+
+    call = EraseCall("data-protection", "request-of-person", [PersonItem(account, token=answer.token)])
+    access = Access("operator", "erase", "data-protection", None, 1)
+    await Eraser(SlowKafka()).erase(call, access, vault.pool, vault.keyring)
+    assert await epochs_of_erasure(vault, answer.token) == (before + 1, [before, before + 1], False)
+
+
+async def test_a_key_that_moved_before_its_erasure_was_repeated_is_recorded_with_its_epoch(vault, account):
+    """The database was put back to before an erasure, and an epoch ended before anybody noticed."""
+    (answer,) = await vault.seal(item(account))
+    event = ErasureRecorded(
+        recipient_token=answer.token,
+        account_id=account,
+        erased_at="2026-11-22T09:30:00.000Z",
+        reason="request-of-person",
+        asked_by="operator",
+        epoch=vault.keyring.epoch,
+    )
+    epoch = await end_epoch(vault.pool, vault.keyring)
+    assert await replay([event], vault.pool) == 1
+    assert await epochs_of_erasure(vault, answer.token) == (epoch, [], False)
+
+
 # The burglar: superuser's rights, data folder, write-ahead log, a backup from before, and every key that still exists.
 
 

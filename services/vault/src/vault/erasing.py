@@ -55,7 +55,7 @@ class Eraser:
             for item, some in zip(call.items, wanted, strict=True):  # a token of another account of the call is nobody
                 some[:] = [token for token in some if held.get(token, item.account_id) == item.account_id]
             persons = {token: held[token] for some in wanted for token in some if token in held}
-            await self.erase_locked(connection, persons, call.reason, access.caller, keyring.epoch, moment=moment)
+            await self.erase_locked(connection, persons, call.reason, access.caller, moment=moment)
             gone = await store.erased_tokens(connection, [token for token in tokens if token not in persons])
             await store.log_access(connection, access, answered=sum(map(bool, wanted)), touched=sorted(persons))
         when = rfc3339(moment)
@@ -67,21 +67,30 @@ class Eraser:
         persons: Mapping[str, str],
         reason: str,
         caller: str,
-        epoch: int,
         *,
         moment: datetime | None = None,
     ) -> None:
-        """Erase persons that this transaction holds, accounts by token; Kafka has the events before it ends."""
+        """Erase persons that this transaction holds, accounts by token; Kafka has the events before it ends.
+
+        The epoch is the newest while keys are held: no older copy of theirs was made in a later one.
+        """
+        if not persons:
+            return
         at = moment or now()
-        erasures = [Erasure(token, account, at, reason, caller, epoch) for token, account in persons.items()]
-        if erasures:
+        epoch, _ = await store.epoch_age(connection)
+        while True:
+            erasures = [Erasure(token, account, at, reason, caller, epoch) for token, account in persons.items()]
             await self._publisher.publish([encode(_event(one)) for one in erasures])
-            await _erase(connection, erasures)
+            await store.hold_keys(connection)
+            newest, _ = await store.epoch_age(connection)
+            if newest == epoch:
+                break
+            epoch = newest  # it began while Kafka was waited for, and keys may have moved to it
+        await _erase(connection, erasures)
 
 
 async def _erase(connection: Connection, erasures: Sequence[Erasure]) -> set[str]:
-    """Erase persons that are locked, with a task for whoever was told of one until now."""
-    await store.hold_keys(connection)
+    """Erase persons that are held with their keys, with a task for each provider that was told of one until now."""
     await hold_disclosures(connection, {one.account_id for one in erasures})
     return await store.erase_persons(connection, erasures)
 
@@ -123,6 +132,6 @@ async def replay(events: Sequence[ErasureRecorded], pool: Pool) -> int:
             known = await store.erased_tokens(connection, list(erasures))
             missing = [one for token, one in erasures.items() if token not in known]
             if missing:
-                await store.lock_persons(connection, [one.token for one in missing])
+                await store.hold_persons(connection, [one.token for one in missing])
                 repeated += len(await _erase(connection, missing))
     return repeated

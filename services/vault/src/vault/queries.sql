@@ -399,19 +399,21 @@ WHERE token = ANY (string_to_array($1, chr(31))) ORDER BY token FOR UPDATE;
 
 -- name: erase_persons
 -- Key, fields and blind indexes of locked persons gone, the erasure recorded and counted, a task for each provider that
--- ever received one of them; returns what was not recorded before.
+-- ever received one of them; returns what was not recorded before. A key that a restored database has moved to a later
+-- epoch than its erasure tells is recorded with that one.
 WITH told AS (
     SELECT * FROM unnest(
         string_to_array($1, chr(31)), string_to_array($2, chr(31)), $3::timestamptz[], string_to_array($4, chr(31)),
         string_to_array($5, chr(31)), string_to_array($6, chr(31))::int[]
     ) AS t (token, account_id, erased_at, reason, asked_by, epoch)
 ), keys AS (
-    DELETE FROM data_keys WHERE token = ANY (string_to_array($1, chr(31)))
+    DELETE FROM data_keys WHERE token = ANY (string_to_array($1, chr(31))) RETURNING token, epoch
 ), persons AS (
     DELETE FROM subjects WHERE token = ANY (string_to_array($1, chr(31)))
 ), recorded AS (
     INSERT INTO erasures (token, account_id, erased_at, reason, asked_by, epoch)
-    SELECT token, account_id, erased_at, reason, asked_by, epoch FROM told ORDER BY token
+    SELECT told.token, account_id, erased_at, reason, asked_by, greatest(told.epoch, keys.epoch) AS epoch
+    FROM told LEFT JOIN keys USING (token) ORDER BY token, epoch DESC
     ON CONFLICT (token) DO NOTHING
     RETURNING token, account_id
 ), counted AS (

@@ -68,21 +68,21 @@ class AccountEnds:
             await rows.confirm_end(connection, call.account_id)
             await store.log_access(connection, access, answered=1)
         assert end is not None
-        if end["ended_at"] is None and await self._erase_some(call, access, pool, keyring):
+        if end["ended_at"] is None and await self._erase_some(call, access, pool):
             await self._destroy(call, access, pool, keyring)
         async with scoped(pool, [call.account_id]) as connection:
             end = await rows.account_end(connection, call.account_id)
             assert end is not None
             return await _told(connection, end, None)
 
-    async def _erase_some(self, call: EndCall, access: Access, pool: Pool, keyring: Keyring) -> bool:
+    async def _erase_some(self, call: EndCall, access: Access, pool: Pool) -> bool:
         """Erase persons, up to the limit; return whether none is left."""
         erased = 0
         while erased < call.limit:
             async with scoped(pool, [call.account_id]) as connection:
                 wanted = min(PERSONS_AT_ONCE, call.limit - erased)
                 persons = await rows.lock_some(connection, call.account_id, wanted)
-                await self._eraser.erase_locked(connection, persons, REASON, access.caller, keyring.epoch)
+                await self._eraser.erase_locked(connection, persons, REASON, access.caller)
             erased += len(persons)
             if len(persons) < wanted:
                 return True
@@ -94,7 +94,7 @@ class AccountEnds:
             await rows.drop_account_keys(connection, call.account_id)
         keyring.forget_account(call.account_id)
         epoch = await end_epoch(pool, keyring)
-        if epoch is None or not await self._erase_some(call, access, pool, keyring):
+        if epoch is None or not await self._erase_some(call, access, pool):
             return
         async with scoped(pool, [call.account_id]) as connection:
             await rows.finish_end(connection, call.account_id, epoch)

@@ -60,7 +60,7 @@ class Retention:
     def __init__(self, eraser: Eraser) -> None:
         self._eraser = eraser
 
-    async def run(self, call: RetentionCall, access: Access, pool: Pool, keyring: Keyring) -> RetentionRun:
+    async def run(self, call: RetentionCall, access: Access, pool: Pool, keyring: Keyring) -> RetentionRun:  # noqa: ARG002  every operation is called so
         """Say what is due; unless it is a dry run, erase up to the limit, a thousand persons a transaction."""
         scope = EVERY_ACCOUNT if call.account_id is None else (call.account_id,)
         async with scoped(pool, scope) as connection:
@@ -70,18 +70,16 @@ class Retention:
         persons = sum(one.persons - one.kept_as_restricted for one in due)
         if call.dry_run:
             return RetentionRun(dry_run=True, due=due, erased=0, remaining=persons)
-        erased = await self._erase(call, access, pool, keyring, scope)
+        erased = await self._erase(call, access, pool, scope)
         return RetentionRun(dry_run=False, due=due, erased=erased, remaining=max(persons - erased, 0))
 
-    async def _erase(
-        self, call: RetentionCall, access: Access, pool: Pool, keyring: Keyring, scope: Sequence[str]
-    ) -> int:
+    async def _erase(self, call: RetentionCall, access: Access, pool: Pool, scope: Sequence[str]) -> int:
         erased, after = 0, ""
         while erased < call.limit:
             async with scoped(pool, scope) as connection:
                 wanted = min(PERSONS_AT_ONCE, call.limit - erased)
                 persons = await rows.lock_due(connection, call.account_id, after, wanted)
-                await self._eraser.erase_locked(connection, persons, REASON, access.caller, keyring.epoch)
+                await self._eraser.erase_locked(connection, persons, REASON, access.caller)
                 await store.log_access(connection, access, answered=1, touched=sorted(persons))
             erased += len(persons)
             if len(persons) < wanted:
