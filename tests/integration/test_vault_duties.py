@@ -253,6 +253,30 @@ async def test_an_export_goes_on_where_it_was_cut(vault, account, monkeypatch):
     assert later["persons"][0]["disclosures"] == whole[2:]
 
 
+async def test_who_read_a_message_is_told_to_the_person_and_who_could_not_open_it_is_not(vault, account):
+    read, unread = item(account), item(account, "bert@example.org")
+    answers = await vault.seal(read, unread)
+    await vault.open(opening(read, answers[0]))
+    closed = OpenItem(account, unread.message_id, answers[1].token, b"no capsule")
+    review = OpenCall("review", [opening(read, answers[0]), closed], case_id="case-1")
+    assert [kind(one) for one in await vault.client("moderation").open(review)] == [None, "bad-capsule"]
+    await vault.client("ingestion").open(OpenCall("inbox", [opening(read, answers[0])], user_id="user-1"))
+    person = {"account_id": account, "token": answers[0].token}
+    page = Words((await vault.post("export/page", person=person)).text)
+    assert {"moderation", "open", "review", "ingestion", "inbox"} <= set(page.words)
+    told = [
+        [(one["caller"], one["operation"], one["purpose"]) for one in found["handlings"]]
+        for found in (await vault.export(**person), await vault.export(account_id=account, token=answers[1].token))
+    ]
+    assert told[0][:2] == [("moderation", "open", "review"), ("ingestion", "open", "inbox")]
+    assert told[1] == []
+    rows = await vault.rows("SELECT touched FROM access_log WHERE touched @> $1 ORDER BY id", [read.message_id])
+    assert [row["touched"] for row in rows] == [
+        [read.message_id, unread.message_id, answers[0].token],
+        [read.message_id, answers[0].token],
+    ]
+
+
 async def test_an_erased_person_still_learns_who_received_something(vault, account):
     one = item(account)
     (answer,) = await vault.seal(one)

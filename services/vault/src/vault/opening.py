@@ -26,7 +26,10 @@ log = logging.getLogger(__name__)
 
 
 async def open_capsules(call: OpenCall, access: Access, pool: Pool, keyring: Keyring) -> list[OpenAnswer]:
-    """Answer each item with its message key; the log row, which names the messages a person reads, is there before."""
+    """Answer each item with its message key; the log row is there before.
+
+    Of what people read it names the messages that were asked for, and the persons of those that were opened.
+    """
     by_people = access.purpose in PURPOSES_OF_PEOPLE
     async with scoped(pool, {item.account_id for item in call.items}) as connection:
         rows = await store.wrapped_keys(connection, {item.token for item in call.items})
@@ -35,7 +38,10 @@ async def open_capsules(call: OpenCall, access: Access, pool: Pool, keyring: Key
         erased = await store.erased_tokens(connection, missing)
         answers = [_open(item, rows.get(item.token), accounts, erased) for item in call.items]
         answered = sum(answer.problem is None for answer in answers)
-        touched = [item.message_id for item in call.items] if by_people else None
+        touched = None
+        if by_people:
+            opened = {item.token for item, answer in zip(call.items, answers, strict=True) if answer.problem is None}
+            touched = [*(item.message_id for item in call.items), *sorted(opened)]
         await store.log_access(connection, access, answered=answered, touched=touched)
     return answers
 

@@ -93,7 +93,7 @@ class ExportedOptOut(_Answer, frozen=True):
 
 
 class ExportedHandling(_Answer, frozen=True):
-    """A call by which somebody looked the person up or changed something of it."""
+    """A call by which somebody looked the person up, read a message to it, or changed something of it."""
 
     at: str
     caller: str

@@ -49,7 +49,8 @@ FROM bases WHERE token = ANY ($1::text[]) ORDER BY token, id;
 SELECT hash, account_id, tool, reason, made_at FROM suppressions WHERE hash = ANY ($1::bytea[]) ORDER BY made_at;
 
 -- name: handlings
--- Calls by which somebody looked persons up, or changed something of them; the newest, up to a limit each.
+-- Calls by which somebody looked persons up, read their messages, or changed something of them; the newest, up to a
+-- limit each.
 SELECT w.token, l.at, l.caller, l.operation, l.purpose
 FROM unnest($1::text[]) AS w (token)
 CROSS JOIN LATERAL (

@@ -80,7 +80,7 @@ async def opt_outs(connection: Connection, hashes: Sequence[bytes]) -> dict[byte
 
 
 async def handlings(connection: Connection, tokens: Sequence[str], limit: int) -> dict[str, list[Mapping[str, Any]]]:
-    """Return calls that looked persons up or changed them, by token, oldest first."""
+    """Return calls that looked persons up, read their messages or changed them, by token, oldest first."""
     return _by_token(await connection.fetch(SQL["handlings"], tokens, limit))
 
 
