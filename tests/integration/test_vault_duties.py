@@ -29,7 +29,7 @@ from common.testing.fakes import FakePublisher
 from common.times import rfc3339
 from vault import store
 from vault.api import vault_routes
-from vault.domain import Processor
+from vault.domain import KINDS, Processor
 from vault.duties.api import duties_routes
 from vault.duties.records import Deployment
 from vault.gate import Gate
@@ -326,6 +326,31 @@ async def test_the_page_of_a_person_escapes_what_people_wrote_and_fetches_nothin
 
 
 # Rectification
+
+
+async def test_a_person_is_found_by_address_as_whatever_the_vault_knows_it(vault, account):
+    named = {kind: item(account, "jo@example.org", kind=kind, phone="+4930555321") for kind in KINDS}
+    tokens = {kind: one.token for kind, one in zip(named, await vault.seal(*named.values()), strict=True)}
+    who, all_of_them = {"account_id": account, "address": "JO@example.org"}, sorted(tokens.values())
+    found = await vault.done(
+        "find:batch", who, {**who, "kind": "user"}, {"account_id": account, "phone": "+4930555321"}
+    )
+    assert [sorted(told(each)) for each in found] == [all_of_them, [tokens["user"]], all_of_them]
+    assert {one["kind"] for one in (await vault.done("export", person=who))["persons"]} == set(KINDS)
+    (restricted,) = await vault.done("restrict:batch", {"person": who, "restricted": True})
+    withdrawal = {"person": who, "purpose": "newsletter", "kind": "consent"}
+    (withdrawn,) = await vault.done("withdraw:batch", withdrawal, purpose="legal-basis")
+    assert sorted(told(restricted)) == sorted(told(withdrawn)) == all_of_them
+    basis = {"purpose": "order", "kind": "contract", "given_at": "2026-01-31T09:30:00Z", "attested": True}
+    (recorded,) = await vault.done("record-basis:batch", {"person": who, **basis}, purpose="legal-basis")
+    assert told(recorded) == [tokens["recipient"]]
+    changes = [{"person": person, "fields": {"name": "Jo"}} for person in (who, {**who, "kind": "complainant"})]
+    rectified = await vault.done("rectify:batch", *changes)
+    assert [told(each) for each in rectified] == ["several-persons", [tokens["complainant"]]]
+    (only,) = await vault.done("erase:batch", {**who, "kind": "administrator"}, reason="request-of-person")
+    assert told(only) == [tokens["administrator"]]
+    (rest,) = await vault.done("erase:batch", who, reason="request-of-person")
+    assert sorted(told(rest)) == sorted(set(all_of_them) - {tokens["administrator"]})
 
 
 async def test_a_rectified_person_is_found_by_the_new_address_only_and_disclosed_with_it(vault, account):

@@ -26,7 +26,7 @@ _NAMELESS = Refusal(422, "invalid-field", "token: name a person by token, addres
 
 def refuse_person_item(item: PersonItem) -> Refusal | None:
     """Return why an item names nobody, whoever the vault knows, or None."""
-    if item.kind not in KINDS:
+    if item.kind is not None and item.kind not in KINDS:
         return Refusal(422, "invalid-field", f"kind: one of {', '.join(KINDS)}", {"field": "kind"})
     if item.token is not None:
         return None
@@ -53,8 +53,13 @@ async def find(call: FindCall, access: Access, pool: Pool, keyring: Keyring) -> 
     return [FindAnswer(tokens=found) if found else unknown for found in wanted]
 
 
-async def find_tokens(items: Sequence[PersonItem], pool: Pool, keyring: Keyring) -> list[list[str]]:
-    """Return the tokens that each item names: its own, or those of the persons with its address or phone."""
+async def find_tokens(
+    items: Sequence[PersonItem], pool: Pool, keyring: Keyring, *, kinds: Sequence[str] = KINDS
+) -> list[list[str]]:
+    """Return the tokens that each item names: its own, or those of the persons with its address or phone.
+
+    An item that names no kind is about all of `kinds`: somebody may be a recipient and a user.
+    """
     found: list[list[str]] = [[item.token] if item.token is not None else [] for item in items]
     by_address = [number for number, item in enumerate(items) if item.token is None]
     if not by_address:
@@ -62,21 +67,25 @@ async def find_tokens(items: Sequence[PersonItem], pool: Pool, keyring: Keyring)
     account_ids = {items[number].account_id for number in by_address}
     async with scoped(pool, account_ids) as connection:
         accounts = await keyring.load(connection, account_ids)
-        wanted = {number: index for number in by_address if (index := _indexes(items[number], accounts)) is not None}
-        places = list(wanted)
-        if places:
-            for place, token in await store.find_tokens(connection, list(wanted.values())):
-                found[places[place]].append(token)
+        wanted = [(number, index) for number in by_address for index in _indexes(items[number], accounts, kinds)]
+        if wanted:
+            for place, token in await store.find_tokens(connection, [index for _, index in wanted]):
+                found[wanted[place][0]].append(token)
     return found
 
 
-def _indexes(item: PersonItem, accounts: dict[str, AccountKeys]) -> tuple[str, bytes, bytes | None] | None:
+def _indexes(
+    item: PersonItem, accounts: dict[str, AccountKeys], kinds: Sequence[str]
+) -> list[tuple[str, bytes, bytes | None]]:
+    """Return account, index and phone index to look for, for each kind that the item is about."""
     account = accounts.get(item.account_id)
     if account is None:
-        return None
+        return []
+    asked = kinds if item.kind is None else [item.kind]
     if item.address is not None and not isinstance(mail_address(item.address), Refusal):
-        return item.account_id, account.index_of(item.kind, "address", normal_address(item.address)), None
+        normal = normal_address(item.address)
+        return [(item.account_id, account.index_of(kind, "address", normal), None) for kind in asked]
     if item.phone is not None and isinstance(number := phone_number(item.phone), str):
-        index = account.index_of(item.kind, "phone", number)
-        return item.account_id, index, index
-    return None
+        indexes = [account.index_of(kind, "phone", number) for kind in asked]
+        return [(item.account_id, index, index) for index in indexes]
+    return []

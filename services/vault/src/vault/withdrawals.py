@@ -61,8 +61,8 @@ class Withdrawals:
         self._relay = relay
 
     async def record(self, call: BasisCall, access: Access, pool: Pool, keyring: Keyring) -> list[DoneAnswer]:
-        """Record bases; answer with the persons that each is for."""
-        found = await find_tokens([item.person for item in call.items], pool, keyring)
+        """Record bases; answer with the persons that each is for, recipients where no kind is named."""
+        found = await find_tokens([item.person for item in call.items], pool, keyring, kinds=("recipient",))
         times = [_times(item) for item in call.items]
         rows: list[store.NewBasis] = []
         for item, tokens, moments in zip(call.items, found, times, strict=True):
@@ -71,7 +71,7 @@ class Withdrawals:
         async with scoped(pool, {item.person.account_id for item in call.items}) as connection:
             known = await _known(connection, [item.person for item in call.items], found)
             await store.record_bases(connection, [row for row in rows if row.token in known])
-            await store.log_access(connection, access, answered=len(known), touched=sorted(known))
+            await store.log_access(connection, access, answered=sum(map(bool, found)), touched=sorted(known))
         return [
             DoneAnswer(problem=item_problem(moments)) if isinstance(moments, Refusal) else _done(tokens, known)
             for tokens, moments in zip(found, times, strict=True)
@@ -92,7 +92,7 @@ class Withdrawals:
             await store.withdraw_bases(connection, sorted(set(told)), access.caller)
             events = [_event(token, account, "basis", purpose=purpose) for account, token, purpose, _ in told]
             stored = await store.add_to_outbox(connection, [encode(event) for event in events])
-            await store.log_access(connection, access, answered=len(known), touched=sorted(known))
+            await store.log_access(connection, access, answered=sum(map(bool, found)), touched=sorted(known))
         self._relay.committed(stored)
         return [_done(tokens, known) for tokens in found]
 
@@ -112,7 +112,7 @@ class Withdrawals:
             await add_notices(connection, restricted, "restriction")
             events = [_event(token, known[token], "restriction", in_force=on) for token, on in flags.items()]
             stored = await store.add_to_outbox(connection, [encode(event) for event in events])
-            await store.log_access(connection, access, answered=len(known), touched=sorted(known))
+            await store.log_access(connection, access, answered=sum(map(bool, found)), touched=sorted(known))
         self._relay.committed(stored)
         return [_done(tokens, known) for tokens in found]
 

@@ -25,13 +25,13 @@ class _Answer(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class PersonItem(_Call, frozen=True):
-    """A person of an account: by token, or by address or phone and kind."""
+    """Persons of an account: one by token, or all by address or phone, `kind` narrows them to one kind."""
 
     account_id: Id
     token: Id | None = None
     address: Value | None = None
     phone: Value | None = None
-    kind: Name = "recipient"
+    kind: Name | None = None
 
 
 Items = Annotated[list[PersonItem], msgspec.Meta(min_length=1, max_length=ITEMS_MAX)]
@@ -100,7 +100,7 @@ class BasisItem(_Call, frozen=True):
 
 
 class BasisCall(_Call, frozen=True):
-    """`POST /v1/record-basis:batch`, purpose `legal-basis`."""
+    """`POST /v1/record-basis:batch`, purpose `legal-basis`. A person without `kind` is a recipient."""
 
     purpose: Name
     items: Annotated[list[BasisItem], msgspec.Meta(min_length=1, max_length=ITEMS_MAX)]

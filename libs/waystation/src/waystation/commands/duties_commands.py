@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from waystation.commands.persons import AccountOption, AddressOption, PhoneOption, TokenOption, person
+from waystation.commands.persons import AccountOption, AddressOption, KindOption, PhoneOption, TokenOption, person
 from waystation.errors import CommandError
 from waystation.operator import ServiceClient
 from waystation.output import HomeOption, JsonFlag, Output, table
@@ -33,6 +33,7 @@ def export(
     token: TokenOption = None,
     address: AddressOption = None,
     phone: PhoneOption = None,
+    known_as: KindOption = None,
     before: Annotated[str | None, typer.Option(help="Go on before this entry, as `more` of an export says.")] = None,
     home: HomeOption = None,
     as_json: JsonFlag = False,
@@ -41,7 +42,7 @@ def export(
     path = {".html": "/v1/export/page", ".json": "/v1/export"}.get(file.suffix)
     if path is None:
         raise CommandError(f"{file.name} ends neither in .html nor in .json", "name the file by the form you want")
-    body = {"purpose": PURPOSE, "person": person(account, token, address, phone)}
+    body = {"purpose": PURPOSE, "person": person(account, token, address, phone, known_as)}
     with ServiceClient(Stack.open(home)) as client:
         size = client.download("vault", path, file, {**body, **({} if before is None else {"before": before})})
     Output(as_json).show({"file": str(file), "bytes": size}, lambda: f"{size} bytes in {file}, readable by you only")
@@ -54,6 +55,7 @@ def rectify(
     token: TokenOption = None,
     address: AddressOption = None,
     phone: PhoneOption = None,
+    known_as: KindOption = None,
     home: HomeOption = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -64,7 +66,7 @@ def rectify(
         if not sign:
             raise CommandError(f"--set without '=': {name}", "say --set name=Anna, or --set phone= to remove it")
         fields[name] = value or None
-    item = {"person": person(account, token, address, phone), "fields": fields}
+    item = {"person": person(account, token, address, phone, known_as), "fields": fields}
     answer = _ask_one(home, "rectify:batch", item)
     Output(as_json).show(answer, lambda: f"rectified: {', '.join(answer['tokens'])}; see who is to be told: notices")
 
@@ -75,12 +77,13 @@ def restrict(
     token: TokenOption = None,
     address: AddressOption = None,
     phone: PhoneOption = None,
+    known_as: KindOption = None,
     lift: LiftFlag = False,
     home: HomeOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Restrict a person (Art. 18): nothing is disclosed, and retention does not erase, until it is lifted."""
-    item = {"person": person(account, token, address, phone), "restricted": not lift}
+    item = {"person": person(account, token, address, phone, known_as), "restricted": not lift}
     answer = _ask_one(home, "restrict:batch", item)
     Output(as_json).show(answer, lambda: f"{'lifted' if lift else 'restricted'}: {', '.join(answer['tokens'])}")
 
@@ -93,11 +96,12 @@ def withdraw(
     token: TokenOption = None,
     address: AddressOption = None,
     phone: PhoneOption = None,
+    known_as: KindOption = None,
     home: HomeOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """End a legal basis now: messages that wait on it are withheld."""
-    item = {"person": person(account, token, address, phone), "purpose": purpose, "kind": kind}
+    item = {"person": person(account, token, address, phone, known_as), "purpose": purpose, "kind": kind}
     answer = _ask_one(home, "withdraw:batch", item, purpose=LEGAL_BASIS)
     Output(as_json).show(answer, lambda: f"withdrawn: {kind} for {purpose} of {', '.join(answer['tokens'])}")
 

@@ -11,7 +11,7 @@ import typer
 
 from common.times import parse_rfc3339
 from waystation.commands.duties_commands import COMMANDS
-from waystation.commands.persons import AccountOption, AddressOption, PhoneOption, TokenOption, person
+from waystation.commands.persons import AccountOption, AddressOption, KindOption, PhoneOption, TokenOption, person
 from waystation.errors import CommandError
 from waystation.operator import ServiceClient
 from waystation.output import HomeOption, JsonFlag, Output, table
@@ -36,12 +36,13 @@ def erase(
     token: TokenOption = None,
     address: AddressOption = None,
     phone: PhoneOption = None,
+    known_as: KindOption = None,
     reason: Annotated[str, typer.Option(help="A code that the receipt will carry.")] = "request-of-person",
     home: HomeOption = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Erase a person: key, fields and look-ups at once, every older copy with the end of the epoch."""
-    body = {"purpose": "data-protection", "reason": reason, "items": [person(account, token, address, phone)]}
+    body = {"purpose": "data-protection", "reason": reason, "items": [person(account, token, address, phone, known_as)]}
     with ServiceClient(Stack.open(home)) as client:
         (answer,) = client.post("vault", "/v1/erase:batch", body)["items"]
     if "problem" in answer:

@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 ADDRESS_TAKEN = Refusal(
     409, "address-taken", "another person of this account and kind has this address: erase one of the two first"
 )
-_SEVERAL = Refusal(409, "several-persons", "several persons have this phone: name one by its token")
+_SEVERAL = Refusal(
+    409, "several-persons", "several persons have this address or phone: name one by its token or its kind"
+)
 _TWICE = Refusal(422, "invalid-field", "person: name a person once in a call", {"field": "person"})
 _NEEDED = Refusal(422, "invalid-field", "fields: a person keeps an address or a phone", {"field": "fields"})
 _TOOLS = {"address": "email", "phone": "telephony"}
