@@ -27,6 +27,7 @@ from common.security.signing import Signer
 from common.security.tokens import TokenIssuer, TokenVerifier
 from common.testing.fakes import FakePublisher
 from common.times import rfc3339
+from ingestion.mail import recipient_address
 from vault import store
 from vault.api import vault_routes
 from vault.domain import KINDS, Processor
@@ -351,6 +352,19 @@ async def test_a_person_is_found_by_address_as_whatever_the_vault_knows_it(vault
     assert told(only) == [tokens["administrator"]]
     (rest,) = await vault.done("erase:batch", who, reason="request-of-person")
     assert sorted(told(rest)) == sorted(set(all_of_them) - {tokens["administrator"]})
+
+
+async def test_an_internationalised_address_names_the_person_that_the_door_stored(vault, account):
+    named = recipient_address("anna@b\u00fccher.de")
+    one = item(account, named)
+    (answer,) = await vault.seal(one)
+    written = {"account_id": account, "address": "Anna@B\u00fccher.de"}
+    (found,) = await vault.done("find:batch", written)
+    (opted_out,) = await vault.done("suppress:batch", {**written, "tool": "email"}, purpose="legal-basis")
+    assert told(found) == told(opted_out) == [answer.token]
+    (disclosed,) = await vault.disclose(delivery(one, answer))
+    assert kind(disclosed) == "suppressed"
+    assert [out["tool"] for out in (await vault.export(**written))["opt_outs"]] == ["email"]
 
 
 async def test_a_rectified_person_is_found_by_the_new_address_only_and_disclosed_with_it(vault, account):

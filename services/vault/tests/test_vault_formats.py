@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from common.contracts.vault import SealItem
 from vault.domain import Refusal
-from vault.formats import mail_address, normal_address, phone_number, read_person
+from vault.formats import mail_address, normal_address, normal_addresses, phone_number, read_person
 
 
 def person(address=None, kind="recipient", **fields):
@@ -46,7 +46,16 @@ def test_what_is_no_address_is_refused_without_repeating_it(address):
 
 @pytest.mark.parametrize(
     ("given_as", "stored_as"),
-    [("+4930123456", "+4930123456"), ("+49 30 123456", "+4930123456"), ("+1 (212) 555-0123", "+12125550123")],
+    [
+        ("+4930123456", "+4930123456"),
+        ("+49 30 123456", "+4930123456"),
+        ("+1 (212) 555-0123", "+12125550123"),
+        ("+49030123456", "+4930123456"),
+        ("+49 (0)30 123456", "+4930123456"),
+        ("+4407911123456", "+447911123456"),
+        ("+390612345678", "+390612345678"),
+        ("+78001234567", "+78001234567"),
+    ],
 )
 def test_phone_numbers_become_e164(given_as, stored_as):
     assert phone_number(given_as) == stored_as
@@ -106,3 +115,30 @@ def test_fields_are_kept_as_they_were_given():
 def test_addresses_are_compared_in_lower_case_and_composed_unicode():
     assert normal_address("Anna.Muster@Example.ORG") == "anna.muster@example.org"
     assert normal_address("JO\u0308RG@example.org") == normal_address("j\u00f6rg@example.org")
+
+
+@given(st.from_regex(r"\+[1-9][0-9]{7,14}", fullmatch=True))
+def test_a_number_is_the_same_with_and_without_spaces(number):
+    spaced = phone_number(f"{number[:4]} {number[4:]}")
+    assert isinstance(spaced, Refusal) or phone_number(number) == spaced
+
+
+@pytest.mark.parametrize(
+    ("written", "compared"),
+    [
+        ("Anna@b\u00fccher.de", "anna@xn--bcher-kva.de"),
+        ("anna@B\u00dcCHER.de", "anna@xn--bcher-kva.de"),
+        ("anna@XN--BCHER-KVA.de", "anna@xn--bcher-kva.de"),
+        ("J\u00d6RG@example.ORG", "j\u00f6rg@example.org"),
+        ("a@\u2028.example", "a@\u2028.example"),
+    ],
+)
+def test_addresses_are_compared_with_their_domain_in_a_labels(written, compared):
+    assert normal_address(written) == compared
+
+
+def test_persons_of_before_stand_under_their_domain_in_u_labels():
+    both = ["anna@xn--bcher-kva.de", "anna@b\u00fccher.de"]
+    assert normal_addresses("Anna@B\u00fccher.de") == normal_addresses("anna@xn--bcher-kva.de") == both
+    assert normal_addresses("anna@example.org") == ["anna@example.org"]
+    assert normal_addresses("anna@xn--a.example") == ["anna@xn--a.example"]

@@ -8,7 +8,7 @@ from common.contracts.vault_duties import FindAnswer, FindCall, PersonItem
 from vault import store
 from vault.domain import KINDS, UNKNOWN_RECIPIENT, Refusal
 from vault.errors import item_problem
-from vault.formats import mail_address, normal_address, phone_number
+from vault.formats import mail_address, normal_addresses, phone_number
 from vault.scope import scoped
 
 if TYPE_CHECKING:
@@ -83,8 +83,9 @@ def _indexes(
         return []
     asked = kinds if item.kind is None else [item.kind]
     if item.address is not None and not isinstance(mail_address(item.address), Refusal):
-        normal = normal_address(item.address)
-        return [(item.account_id, account.index_of(kind, "address", normal), None) for kind in asked]
+        forms = normal_addresses(item.address)
+        indexes = [account.index_of(kind, "address", form) for kind in asked for form in forms]
+        return [(item.account_id, index, None) for index in indexes]
     if item.phone is not None and isinstance(number := phone_number(item.phone), str):
         indexes = [account.index_of(kind, "phone", number) for kind in asked]
         return [(item.account_id, index, index) for index in indexes]

@@ -13,8 +13,17 @@ from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from email_validator import EmailNotValidError, validate_email
-from phonenumbers import NumberParseException, PhoneNumberFormat, format_number, is_valid_number, parse
+from phonenumbers import (
+    COUNTRY_CODE_TO_REGION_CODE,
+    NumberParseException,
+    PhoneMetadata,
+    PhoneNumberFormat,
+    format_number,
+    is_valid_number,
+    parse,
+)
 
+from common.addresses import ascii_domain, unicode_domain
 from common.contracts.vault import FIELD_CHARACTERS_MAX
 from vault.domain import KINDS, Refusal
 
@@ -88,12 +97,34 @@ def read_fields(fields: Mapping[str, str | None]) -> dict[str, str | None] | Ref
 
 
 def normal_address(address: str) -> str:
-    """Return the form under which addresses are compared: lower case as a whole, Unicode in NFC.
+    """Return the form under which addresses are compared: lower case, Unicode in NFC, the domain in A-labels.
 
     RFC 5321 lets a host tell apart local parts by case; none that matters does, and one person must not become two.
     The address itself is stored as it was given.
     """
-    return address.lower() if address.isascii() else unicodedata.normalize("NFC", address.lower())
+    if address.isascii():
+        return address.lower()
+    local_part, _, domain = address.rpartition("@")
+    try:
+        return f"{_lower(local_part)}@{ascii_domain(domain)}"
+    except ValueError:
+        return _lower(address)
+
+
+def normal_addresses(address: str) -> list[str]:
+    """Return the forms under which persons may stand: the normal one, and the one of before with U-labels."""
+    normal = normal_address(address)
+    local_part, _, domain = normal.rpartition("@")
+    if "xn--" not in domain:
+        return [normal]
+    try:
+        return [normal, _lower(f"{local_part}@{unicode_domain(domain)}")]
+    except ValueError:
+        return [normal]
+
+
+def _lower(text: str) -> str:
+    return unicodedata.normalize("NFC", text.lower())
 
 
 def mail_address(value: str) -> str | Refusal:
@@ -118,7 +149,7 @@ def mail_address(value: str) -> str | Refusal:
 
 def phone_number(value: str) -> str | Refusal:
     """Return a number in E.164, or the refusal; without a country code nobody knows whose it is."""
-    if _E164(value):
+    if _E164(value) and not _has_trunk_prefix(value):
         return value
     try:
         number = parse(value) if len(value) <= FIELD_CHARACTERS_MAX else None
@@ -128,6 +159,25 @@ def phone_number(value: str) -> str | Refusal:
         detail = "phone: no number with a country code, such as +4930123456 (E.164)"
         return Refusal(422, "invalid-phone", detail, {"field": "phone"})
     return format_number(number, PhoneNumberFormat.E164)
+
+
+def _has_trunk_prefix(value: str) -> bool:
+    """Return whether behind the country code stands what may be dialled within the country only, as in +49 0 30."""
+    for end in (2, 3, 4):
+        if (prefix := _trunk_prefix(int(value[1:end]))) is not None:
+            found = prefix.match(value, end)
+            return found is not None and found.end() > end
+    return False
+
+
+@cache
+def _trunk_prefix(country_code: int) -> re.Pattern[str] | None:
+    """Return the pattern of a country code; one that matches nothing where there is no prefix, None for no country."""
+    regions = COUNTRY_CODE_TO_REGION_CODE.get(country_code)
+    if regions is None:
+        return None
+    metadata = PhoneMetadata.metadata_for_region_or_calling_code(country_code, regions[0])
+    return re.compile((metadata and metadata.national_prefix_for_parsing) or "(?!)")
 
 
 def _text(name: str) -> Callable[[str], str | Refusal]:

@@ -7,6 +7,7 @@ moment the call is answered; the event on `vault.withdrawals` tells others, and 
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from itertools import product
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from common.contracts.vault_duties import BasisCall, DoneAnswer, RestrictCall, SuppressCall, SuppressItem, WithdrawCall
@@ -19,7 +20,7 @@ from vault.domain import FLAG_OF_TOOL, KINDS, RESTRICTED, UNKNOWN_RECIPIENT, Ref
 from vault.duties.rows import add_notices
 from vault.errors import item_problem
 from vault.finding import find_tokens
-from vault.formats import mail_address, normal_address, phone_number
+from vault.formats import mail_address, normal_address, normal_addresses, phone_number
 from vault.scope import hold_disclosures, scoped
 
 if TYPE_CHECKING:
@@ -225,8 +226,9 @@ async def _persons_with(
     for place, one in enumerate(read):
         if isinstance(one, Refusal):
             continue
-        for kind in KINDS:
-            index = accounts[one.account_id].index_of(kind, _FIELD_OF_TOOL[one.tool], one.normal)
+        forms = normal_addresses(one.normal) if one.tool == "email" else [one.normal]
+        for kind, form in product(KINDS, forms):
+            index = accounts[one.account_id].index_of(kind, _FIELD_OF_TOOL[one.tool], form)
             wanted.append((one.account_id, index, index if one.tool == "telephony" else None))
             places.append(place)
     found: list[list[str]] = [[] for _ in read]

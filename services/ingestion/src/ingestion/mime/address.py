@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-import idna
-
+from common.addresses import ascii_domain
 from ingestion.mime.content import ADDRESS_OCTETS_MAX, LOCAL_PART_OCTETS_MAX, ContentError
 
 _ATEXT = r"A-Za-z0-9!#$%&'*+/=?^_`{|}~-"
@@ -58,9 +57,9 @@ def _local_part(text: str, field: str) -> str:
 
 def _domain(text: str, field: str) -> str:
     try:
-        ascii_domain = text if text.isascii() else idna.encode(text, uts46=True).decode("ascii")
-    except (idna.IDNAError, UnicodeError):
+        domain = ascii_domain(text)
+    except ValueError:
         raise ContentError(field, "has a domain that is no internationalised domain name (RFC 5891)") from None
-    if not _DOMAIN_NAME.fullmatch(ascii_domain):
+    if not _DOMAIN_NAME.fullmatch(domain):
         raise ContentError(field, "needs a full domain name after the at sign, such as example.org")
-    return ascii_domain.lower()
+    return domain
