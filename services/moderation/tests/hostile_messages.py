@@ -96,6 +96,9 @@ MAILS = {
     "from of comments": b"From: " + b"(" * 200_000 + b"\r\n\r\nhello",
     "deep mime": deep_mime(2_000),
     "many parts": HEAD + b'Content-Type: multipart/mixed; boundary="b"\r\n\r\n' + b"--b\r\n\r\nfree money\r\n" * 40_000,
+    "closing lines": HEAD + b'Content-Type: multipart/mixed; boundary="b"\r\n\r\n' + b"--b--\r\nfree money\r\n" * 40_000,
+    "lines that are no headers": HEAD
+    + b'Content-Type: multipart/mixed; boundary="b"\r\n\r\n' + (b"--b\r\n" + b"free\r\nX: 1\r\n" * 100) * 900,
     "boundary of dashes": HEAD + b'Content-Type: multipart/mixed; boundary="--"\r\n\r\n' + b"--" * 400_000,
     "html: ten thousand links": html(
         "".join(f'<a href="https://h{n}.paypa1.tk/login">paypal.com</a> verify ' for n in range(10_000))

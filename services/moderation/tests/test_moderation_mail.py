@@ -216,6 +216,70 @@ def test_what_is_not_read_as_text_is_said(content):
     assert read_mail(content).degraded == ("unread-part",)
 
 
+CLOSED = b"--b\r\n\r\nhello\r\n--b--\r\n"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"--b\r\n" + WORDS + b"\r\n--b--",
+        b"--b\r\nContent-Type: text/plain\r\n" + WORDS + b"\r\n--b--",
+        b"--b\r\nContent-Type: text/plain\r\n" + WORDS + b"\r\n\r\nand more\r\n--b--",
+        b"--b\r\nContent-Transfer-Encoding: base64\r\n" + base64.encodebytes(WORDS) + b"\r\n--b--",
+        b"--b\r\n" + WORDS + b"\r\nContent-Transfer-Encoding: base64\r\n\r\nYWI=\r\n--b--",
+        WORDS + b"\r\n" + CLOSED,
+        CLOSED + WORDS,
+        CLOSED + b"--b\r\nContent-Transfer-Encoding: base64\r\n\r\n" + base64.encodebytes(WORDS) + b"--b--",
+    ],
+)
+def test_words_outside_of_wellformed_parts_are_read(body):
+    parts = read_mail(mail(MIXED, body))
+    assert WORDS.decode() in "\n".join(part.text for part in parts.texts)
+    assert parts.degraded == ()
+
+
+def test_a_line_before_the_headers_that_is_none_hides_no_header():
+    content = b"a line\r\n" + mail("text/plain", base64.encodebytes(WORDS), "Content-Transfer-Encoding: base64")
+    assert TextPart("text", WORDS.decode()) in read_mail(content).texts
+    assert read_mail(b"From a@b.example Sun Nov 22\r\n" + mail("text/plain", WORDS)).texts == (
+        TextPart("text", WORDS.decode()),
+    )
+
+
+@pytest.mark.parametrize(
+    "aside",
+    [
+        b"This is a multi-part message in MIME format.",
+        b"This is a cryptographically signed message in MIME format.",
+        b"This is an OpenPGP/MIME signed message (RFC 4880 and 3156)",
+        b"This is a MIME-encapsulated message.",
+    ],
+)
+def test_what_writers_say_to_readers_without_mime_is_no_text(aside):
+    parts = read_mail(mail(MIXED, aside + b"\r\n\r\n" + CLOSED))
+    assert (parts.texts, parts.degraded) == ((TextPart("text", "hello"),), ())
+
+
+def test_a_boundary_ends_without_its_spaces():
+    assert read_mail(mail('multipart/mixed; boundary="b "', CLOSED)).texts == (TextPart("text", "hello"),)
+
+
+@pytest.mark.parametrize("encoding", ["base64 (x)", '"base64"', "base64;", " BASE64"])
+def test_a_transfer_encoding_is_known_whatever_is_written_around_it(encoding):
+    content = mail("text/plain", base64.encodebytes(WORDS), f"Content-Transfer-Encoding: {encoding}")
+    assert read_mail(content).texts == (TextPart("text", WORDS.decode()),)
+
+
+def test_an_encoded_word_may_have_spaces_within():
+    assert read_mail(b"Subject: a =?utf-8?Q?words to be j=75dged?= b\r\n\r\n").subject == "a words to be judged b"
+
+
+@pytest.mark.parametrize("label", ["cp037", "cp500", "ibm273", "cp875", "utf_8_sig"])
+def test_a_charset_that_mail_programs_do_not_know_is_read_as_utf_8(label):
+    parts = read_mail(mail(f"text/plain; charset={label}", WORDS))
+    assert (parts.texts, parts.degraded) == ((TextPart("text", WORDS.decode()),), ("charset",))
+
+
 def test_a_signature_beside_a_text_hides_nothing():
     body = b"--b\r\n\r\nhello\r\n--b\r\nContent-Type: application/pgp-signature\r\n\r\n-----BEGIN\r\n--b--"
     assert read_mail(mail("multipart/signed; boundary=b", body)).degraded == ()
@@ -232,6 +296,7 @@ def test_a_signature_beside_a_text_hides_nothing():
         (mail("text/plain", b"YWJjZ", "Content-Transfer-Encoding: base64"), "transfer-encoding", "abc"),
         (mail("text/plain", b"YWI=YWI=", "Content-Transfer-Encoding: base64"), "transfer-encoding", "ab"),
         (mail("text/plain", b"abc", "Content-Transfer-Encoding: x-uuencode"), "transfer-encoding", "abc"),
+        (mail("multipart/mixed; boundary=zzz", b"one text"), "boundary", "one text"),
         (mail("multipart/mixed", b"--b\r\n\r\nx"), "boundary", "--b\r\n\r\nx".replace("\r\n", "\n")),
         (mail("message/rfc822", b"Content-Type: message/rfc822\r\n\r\n" * 30 + b"x"), "nesting", "x"),
         (mail("text/html", b"x" * 1_000_001 + b"<a>"), "html", "x" * 1_000_001 + "<a>"),
@@ -268,6 +333,16 @@ BOMBS = {
     "100,000 parts": mail(MIXED, b"--b\r\n\r\nx\r\n" * 100_000),
     "25 MB of boundaries": mail(MIXED, b"--b\r\n" * 5_000_000),
     "lines like the boundary": mail(MIXED, b"--bx\r\n" * 4_000_000),
+    "closing lines": mail(MIXED, b"--b--\r\n" * 4_000_000),
+    "multiparts": mail(
+        MIXED,
+        b"".join(
+            b'--b\r\nContent-Type: multipart/mixed; boundary="%d"\r\n\r\n--%d\r\n\r\nx\r\n--%d--\r\n' % (n, n, n)
+            for n in range(400)
+        )
+        + b"x" * 3_000_000,
+    ),
+    "lines that are no headers": mail(MIXED, (b"--b\r\n" + b"x\r\nX: 1\r\n" * 300 + b"\r\n") * 900),
     "headers": mail(MIXED, (b"--b\r\n" + b"X:\r\n" * 12_000) * 500),
     "quotes in a content type": mail('multipart/mixed; a="' + '\\"' * 120_000, b"x"),
     "brackets in a content type": mail("multipart/mixed; " + "(" * 240_000, b"x"),

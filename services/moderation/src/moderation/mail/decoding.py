@@ -6,6 +6,7 @@ Nothing here raises; what cannot be decoded is read as far as it goes and named 
 from __future__ import annotations
 
 import binascii
+import codecs
 import re
 import string
 from typing import TYPE_CHECKING
@@ -16,10 +17,18 @@ if TYPE_CHECKING:
 
     from moderation.mail.parts import Degradation
 
-# Codecs of Python that no mail declares in good faith; two of them take quadratic time.
-_NO_CHARSETS = frozenset(("idna", "punycode", "undefined", "unicode_escape", "raw_unicode_escape", "mbcs", "oem"))
+# Codecs behind the labels of the WHATWG's Encoding standard, and three that only mail has. A label of another one, of
+# EBCDIC for one, is passed over by mail programs, and two of Python's take quadratic time.
+_CODECS = frozenset(
+    ("ascii", "big5", "big5hkscs", "cp866", "cp874", "cp932", "cp949", "euc_jp", "euc_kr", "gb18030", "gb2312", "gbk",
+     "hz", "iso2022_jp", "iso2022_kr", "koi8-r", "koi8-u", "mac-cyrillic", "mac-roman", "shift_jis", "tis-620",
+     "utf-16", "utf-16-be", "utf-16-le", "utf-7", "utf-8", *(f"cp125{n}" for n in range(9)),
+     *(f"iso8859-{n}" for n in range(1, 17)))
+)  # fmt: skip
 _PLAIN_CHARSETS = frozenset(("", "utf-8", "us-ascii", "utf8", "ascii"))
-_ENCODED_WORD = re.compile(r"=\?([^?\s*]{1,40})(?:\*[^?\s]{0,40})?\?([bBqQ])\?([^?\s]*)\?=")
+_ENCODED_WORD = re.compile(
+    r"=\?([^?\s*]{1,40})(?:\*[^?\s]{0,40})?\?([bBqQ])\?([^?]*+)\?="
+)  # the standard has no spaces within
 _BETWEEN_WORDS = re.compile(r"(\?=)\s+(?==\?[^?\s]{1,80}\?[bBqQ]\?)")
 _PARAMETER = re.compile(r';\s*([^\s=;"]+)\s*=\s*(?:"((?:[^"\\]|\\.)*+)"|([^;]*+))', re.DOTALL)
 _QUOTED_PAIR = re.compile(r"\\(.)", re.DOTALL)
@@ -35,7 +44,7 @@ def decoded_text(octets: bytes, charset: str, degraded: set[Degradation]) -> str
     try:
         if name in _PLAIN_CHARSETS:
             return octets.decode("utf-8")
-        if name.replace("-", "_") not in _NO_CHARSETS:
+        if codecs.lookup(name).name in _CODECS:
             return octets.decode(name, "strict")
     except (LookupError, ValueError):
         pass
@@ -47,8 +56,10 @@ def decoded_text(octets: bytes, charset: str, degraded: set[Degradation]) -> str
 
 
 def transfer_encoding(value: str) -> str:
-    """The name of a Content-Transfer-Encoding in lower case."""
-    return value.strip().lower()
+    """The name of a Content-Transfer-Encoding in lower case, without what some writers put around it."""
+    if "(" in value:
+        value = _COMMENT.sub(_keep_quoted, value)
+    return value.partition(";")[0].strip(' \t"').lower()
 
 
 def decoded_body(body: bytes, encoding: str, degraded: set[Degradation]) -> bytes:

@@ -3,8 +3,9 @@
 | `degraded` | could not be read | what was done instead |
 |---|---|---|
 | `addresses` | From or Reply-To | left out |
-| `boundary` | a multipart without a usable boundary | its body is one text |
-| `charset` | octets of a text, a header or a file name | replacement characters, or Latin-1 |
+| `boundary` | a multipart whose boundary is missing or in none of its lines | its body is one text |
+| `charset` | octets of a text, a header or a file name; a charset that is none of the web's or of mail's | \
+replacement characters, Latin-1, or UTF-8 |
 | `decoded-bytes` | a mail beyond 3 MB, parts beyond 2 MB | left out, the one that crosses it in part |
 | `headers` | a header block beyond 256 KiB or 1,000 headers | read up to there |
 | `html` | HTML beyond 250,000 characters or 8,000 tags of a mail | the rest is text with its tags |
