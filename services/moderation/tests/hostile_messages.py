@@ -116,6 +116,9 @@ MAILS = {
     "html: entities": html("&#x66;ree&amp;" * 70_000),
     "html: no end": html("<script>" + "a<b" * 300_000),
     "html: styles": html("<style>a{}</style><span style='display:none'>x</span>" * 18_000),
+    "html: words parted by what is hidden": html("<i hidden>q</i>fr<img alt=q width=0>ee <s class=x>x</s>" * 25_000),
+    "html: rules that hide": html("<style>" + "a.b,#c{display:none}" * 6_000 + "</style>" + "fr<b class=b>x</b>ee " * 6_000),
+    "html: declarations without end": html("<!" * 500_000),
     "html: quoted-printable": HEAD
     + b"Content-Type: text/html\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n" + b"=3D=41=\r\n" * 110_000,
     "html: UTF-7 of megabytes": HEAD + b"Content-Type: text/html; charset=utf-7\r\n\r\n" + b"+AGY-" * 200_000,

@@ -72,7 +72,7 @@ def test_html_becomes_text_and_links_with_what_they_show():
         "<table><tr><td>a</td><td>b</td></tr></table><img src=//pix.example/i.png><a href='#top'>up</a>"
         "<a href=' java\nscript:x '></a> 1 < 2 <3</body>"
     )
-    text, links = read_html(html, 10)
+    text, links, _, _ = read_html(html, 10)
     assert text == "T\nDear customer,\nyour account\nhttps://bank.example login\na b\nup 1 < 2 <3"
     assert links == [
         Link("https://evil.example/?a=1&b=2", "https://bank.example login"),
@@ -99,13 +99,84 @@ def test_html_becomes_text_and_links_with_what_they_show():
     ],
 )
 def test_text_that_some_reader_would_show_is_not_hidden_by_odd_markup(html):
-    text, _ = read_html(html.format("evil words"), 10)
+    text, *_ = read_html(html.format("evil words"), 10)
     assert "evil words" in text
+
+
+@pytest.mark.parametrize(
+    "html",
+    [
+        "<head><title><style></title></head><body>{}",
+        "<head><title><style></title></head><body>{}<style></style>",
+        "<title><!--</title>{}<!-- -->",
+        "<textarea hidden><script></textarea>{}<script></script>",
+        "<textarea><!--</textarea>{}",
+        "<svg><style></svg>{}<style></style>",
+        "<svg><text><![CDATA[{}]]></text></svg>",
+        "<select><style></select>{}<style></style>",
+        "<iframe><style></iframe>{}",
+        "<xmp><script></xmp>{}",
+        "<noscript><style></noscript>{}",
+        "<style><p>{}</p></style>",
+        "<img src=a alt='{}'>",
+        "<input value='{}'>",
+    ],
+)
+def test_text_is_seen_where_a_style_a_script_or_a_comment_is_none(html):
+    assert "evil <words>" in read_html(html.format("evil &lt;words>"), 10).text
+
+
+@pytest.mark.parametrize("html", ["<style>{}", "<script>{}", "<!-- {}", "<select><style></select>{}"])
+def test_what_a_style_a_script_or_a_comment_without_end_swallows_is_text(html):
+    page = read_html(html.format("evil <i>wo</i>rds"), 10)
+    assert ("evil words" in page.text, page.whole) == (True, False)
+    assert read_mail(mail("text/html", html.format("evil words").encode())).degraded == ("html",)
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        '<span style="display:none">q</span>',
+        '<span style="display&#58;/* */none">q</span>',
+        '<span style="visibility: hidden">q</span>',
+        '<i style="font-size:0">q</i>',
+        '<i style="font-size:0.0em">q</i>',
+        "<b hidden>q<i>q</i></b>",
+        "<i><span hidden>q</i>",
+        '<i class="a x">q</i>',
+        "<i id=y>q</i>",
+        "<s>q</s>",
+        "<img width=0 height=0 alt=q>",
+        "<img src=a>",
+        "<select hidden><option>q</select>",
+        "<input type=hidden>",
+        '<div style="display:inline"></div>',
+    ],
+)  # fmt: skip
+def test_what_is_hidden_within_a_line_does_not_part_its_words(between):
+    style = "<style>p{} .x, #y{display:none}@media all{s{font-size:0}}</style>"
+    page = read_html(f"{style}<p>ev{between}il wo{between}rds<p>again", 10)
+    assert page.shown == "evil words\nagain"
+    texts = read_mail(mail("text/html", f"{style}ev{between}il wo{between}rds".encode())).texts
+    assert TextPart("html-text", "evil words") in texts
+
+
+@pytest.mark.parametrize(
+    "html",
+    [
+        "<div style='display:none'>preview</div><p>Dear Ben,<p>hello <img src=a alt=logo> there",
+        "<p style='font-size:0.9em'>small<i style='font-size:10px'>er</i>",
+        "<p>letter</p><p hidden>end",
+        "<div>a</div><div>b</div>",
+    ],
+)
+def test_a_page_whose_lines_hide_nothing_within_is_read_once(html):
+    assert read_html(html, 10).shown == ""
 
 
 @given(st.text(st.sampled_from("<>/!-a'\"= &;b\n[]") | st.characters(exclude_categories=("Cs",)), max_size=200))
 def test_any_html_is_read(html):
-    text, links = read_html(html, 10)
+    text, links, _, _ = read_html(html, 10)
     assert len(links) <= 10
     assert isinstance(text, str)
 
@@ -300,6 +371,7 @@ def test_a_signature_beside_a_text_hides_nothing():
         (mail("multipart/mixed", b"--b\r\n\r\nx"), "boundary", "--b\r\n\r\nx".replace("\r\n", "\n")),
         (mail("message/rfc822", b"Content-Type: message/rfc822\r\n\r\n" * 30 + b"x"), "nesting", "x"),
         (mail("text/html", b"x" * 1_000_001 + b"<a>"), "html", "x" * 1_000_001 + "<a>"),
+        (mail("text/html", b"<!-- x"), "html", "x"),
         (mail("text/plain", b"www.a.example " * 1_001), "links", "www.a.example " * 1_001),
         (b"X: 1\r\n" * 1_001 + b"\r\nx", "headers", "x"),
         (b"X: " + b"1" * 300_000 + b"\r\n\r\nx", "headers", None),
@@ -353,6 +425,10 @@ BOMBS = {
     "quoted attributes": mail("text/html", b"<a b='" * 4_000_000),
     "angle brackets": mail("text/html", b"<" * 25_000_000),
     "styles": mail("text/html", b"<style>" * 3_500_000),
+    "rules": mail("text/html", b"<style>" + b"a{display:none}" * 1_000_000 + b"</style><input>"),
+    "a selector": mail("text/html", b"<style>" + b"a" * 240_000 + b"!{display:none}</style><input>"),
+    "hidden elements": mail("text/html", b"<b hidden><i>" * 1_000_000 + b"</b>" * 1_000_000),
+    "pictures": mail("text/html", b"<a href=x><img alt=x>" * 1_000_000),
     "encoded words": b"Subject: " + b"=?utf-8?q?" * 25_000 + b"\r\n\r\nx",
     "an address list": b"From: " + b"a," * 100_000 + b"\r\n\r\nx",
     "a list of open brackets": b"From: " + b"<" * 3_900 + b"\r\n\r\nx",

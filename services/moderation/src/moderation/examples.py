@@ -60,9 +60,9 @@ def example_mail(example: Example) -> MailParts:
     texts = [TextPart("text", example.text)] if example.text else []
     links = [Link(link.url, link.shown or None) for link in example.links]
     if example.html:
-        seen, hidden = read_html(example.html, LINKS_MAX)
-        texts.append(TextPart("html-text", seen))
-        links += hidden
+        page = read_html(example.html, LINKS_MAX)
+        texts += [TextPart("html-text", text) for text in (page.text, page.shown) if text]
+        links += page.links
     return MailParts(
         subject=example.subject,
         texts=tuple(texts),

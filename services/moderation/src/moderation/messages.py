@@ -106,9 +106,11 @@ def parts_of(message: InputLine, problems: list[str]) -> MailParts:
         texts.append(TextPart("text", message.text))
         links += links_in(message.text)
     if message.html:
-        seen, hidden = read_html(message.html[:HTML_CHARACTERS_MAX], LINKS_MAX)
-        texts.append(TextPart("html-text", seen))
-        links += hidden or links_in(seen)
+        page = read_html(message.html[:HTML_CHARACTERS_MAX], LINKS_MAX)
+        texts += [TextPart("html-text", text) for text in (page.text, page.shown) if text]
+        links += page.links or links_in(page.text)
+        if not page.whole:
+            degraded.add("html")
     attachments = [
         _attachment(number, Path(name), degraded, problems) for number, name in enumerate(message.attachments)
     ]

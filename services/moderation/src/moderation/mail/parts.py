@@ -8,7 +8,8 @@
 replacement characters, Latin-1, or UTF-8 |
 | `decoded-bytes` | a mail beyond 3 MB, parts beyond 2 MB | left out, the one that crosses it in part |
 | `headers` | a header block beyond 256 KiB or 1,000 headers | read up to there |
-| `html` | HTML beyond 250,000 characters or 8,000 tags of a mail | the rest is text with its tags |
+| `html` | HTML beyond 250,000 characters or 8,000 tags of a mail; a script, style or comment that never ends | \
+the rest is text, with its tags beyond the limit |
 | `links` | links beyond 1,000 | left out |
 | `nesting` | parts within more than 20 levels | the innermost is one text |
 | `parts` | parts beyond 1,000 | left out |

@@ -158,11 +158,13 @@ class _Reading:
     def _add_html(self, text: str) -> None:
         html, rest = text[: self.html_characters_left], text[self.html_characters_left :]
         self.html_characters_left -= len(html)
-        seen, links = read_html(html, LINKS_MAX + 1, self.markups_left)
+        page = read_html(html, LINKS_MAX + 1, self.markups_left)
         tags = html.count("<")
-        self.texts.append(TextPart("html-text", seen + rest))
-        self._add_links(links)
-        if rest or tags > self.markups_left:
+        self.texts.append(TextPart("html-text", page.text + rest))
+        if page.shown:
+            self.texts.append(TextPart("html-text", page.shown))
+        self._add_links(page.links)
+        if rest or tags > self.markups_left or not page.whole:
             self.degraded.add("html")
         self.markups_left = max(0, self.markups_left - tags)
 
