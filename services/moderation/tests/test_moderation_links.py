@@ -2,6 +2,7 @@ import pytest
 from publicsuffixlist import PublicSuffixList
 
 from moderation.links import host_kinds, host_of, is_raw_ip, shown_host
+from moderation.lists import address_expressions
 from moderation.mail import Link
 
 
@@ -19,11 +20,23 @@ def suffixes():
         ("www.example.com/x", "www.example.com"),
         ("HTTP://[2001:db8::1]:80/", "[2001:db8::1]"),
         ("mailto:ada@example.org", None),
-        ("http:///x", None),
+        ("http:///x", "x"),
+        ("http:/example.com/a", "example.com"),
+        ("https:example.com", "example.com"),
+        ("http:\\\\example.com\\a", "example.com"),
+        ("//example.com/login", "example.com"),
+        ("\\/example.com", "example.com"),
+        ("/login", None),
+        ("http:", None),
     ],
 )
 def test_the_host_is_what_a_browser_would_ask(url, host):
     assert host_of(url) == host
+
+
+@pytest.mark.parametrize("url", ["https://a.example/x?y=1", "//a.example/x?y=1", "https:\\\\a.example\\x?y=1#z"])
+def test_an_address_is_listed_however_its_slashes_are_written(url):
+    assert list(address_expressions(url, "a.example")) == ["a.example/x?y=1", "a.example/"]
 
 
 @pytest.mark.parametrize("host", ["203.0.113.7", "3405803783", "0xcb007107", "0313.0.0161.7", "[2001:db8::1]"])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import time
 from email import policy
 from email.message import EmailMessage
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from moderation.mail import AttachmentPart, Correspondent, Link, TextPart, read_mail
 from moderation.mail.hypertext import read_html
+from moderation.messages import case_of_line
 
 COMPOSED = (
     b"From: =?utf-8?b?SsO2cmc=?= <service@shop.example>\r\n"
@@ -179,6 +181,18 @@ def test_any_html_is_read(html):
     text, links, _, _ = read_html(html, 10)
     assert len(links) <= 10
     assert isinstance(text, str)
+
+
+def test_addresses_written_in_a_page_are_links_beside_its_anchors():
+    page = (
+        '<p>See http://written.example/a or other-site.com/b. <a href="//host.example/login">www.shown.example</a>'
+        '<p>htt<i hidden>q</i>p://parted.example/c <a href="http://written.example/a">again</a>'
+    )
+    links = [Link("//host.example/login", "www.shown.example"), Link("http://written.example/a", "again")]
+    links += [Link("http://parted.example/c"), Link("http://other-site.com/b", "other-site.com/b", bare=True)]
+    assert list(read_mail(mail("text/html", page.encode())).links) == links
+    (_, case, _) = case_of_line(json.dumps({"html": page}).encode())
+    assert list(case.parts.links) == links
 
 
 def test_a_text_to_be_saved_is_both_text_and_attachment():

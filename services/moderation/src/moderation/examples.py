@@ -11,7 +11,7 @@ from moderation.features import HEADS
 from moderation.mail import AttachmentPart, Correspondent, Link, MailParts, TextPart
 from moderation.mail.hypertext import read_html
 from moderation.mail.parts import LINKS_MAX
-from moderation.mail.read import links_in
+from moderation.mail.read import links_in, links_of_page
 from moderation.policy.errors import PolicyError
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def example_mail(example: Example) -> MailParts:
     if example.html:
         page = read_html(example.html, LINKS_MAX)
         texts += [TextPart("html-text", text) for text in (page.text, page.shown) if text]
-        links += page.links
+        links += links_of_page(page.links, f"{page.text}\n{page.shown}")
     return MailParts(
         subject=example.subject,
         texts=tuple(texts),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from moderation.mail import Link
     from moderation.policy.document import HostKind
 
+_WEB = re.compile(r"(?:https?:[/\\]*+|[/\\]{2,}+|(?=www\.))(.*)", re.IGNORECASE | re.DOTALL)
 _SHOWN_CHARACTERS_MAX = 300
 _LABEL_CHARACTERS_MAX = 63
 _ACE_PREFIX = "xn--"
@@ -45,14 +47,22 @@ class SuffixList(Protocol):
         """Return the registrable domain of a host name."""
 
 
+def authority_and_path(url: str) -> tuple[str, str]:
+    """Return user, host and port of an http(s) address, and all behind them; nothing for other schemes.
+
+    As browsers read it: a backslash is a slash, any number of them may stand behind the scheme, two of them need none.
+    """
+    start = _WEB.match(url.strip())
+    if start is None:
+        return "", ""
+    rest = start[1].replace("\\", "/")
+    end = min(at for at in (rest.find("/"), rest.find("?"), rest.find("#"), len(rest)) if at >= 0)
+    return rest[:end], rest[end:]
+
+
 def host_of(url: str) -> str | None:
     """Return the host of an http(s) address, lower case, without user, port or final dot; None for other schemes."""
-    scheme, separator, rest = url.strip().partition("://")
-    if not separator and url[:4].lower() == "www.":
-        rest = url
-    elif scheme.lower() not in {"http", "https"}:
-        return None
-    authority = rest.replace("\\", "/").partition("/")[0].partition("?")[0].partition("#")[0]
+    authority, _ = authority_and_path(url)
     host = authority.rpartition("@")[2]
     if host.startswith("["):
         return host.partition("]")[0] + "]"

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
+from moderation.links import authority_and_path
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -57,6 +59,5 @@ def hosts_of(host: str) -> list[str]:
 
 def path_of(url: str) -> str:
     """Return path and query of an address."""
-    rest = url.partition("://")[2] or url
-    slash = rest.find("/")
-    return "" if slash < 0 else rest[slash:].partition("#")[0]
+    path = authority_and_path(url)[1]
+    return path.partition("#")[0] if path.startswith("/") else ""

@@ -13,7 +13,7 @@ from moderation.examination import NOTHING_KNOWN, Case, Context
 from moderation.mail import AttachmentPart, Link, MailParts, TextPart, read_mail
 from moderation.mail.hypertext import read_html
 from moderation.mail.parts import HTML_CHARACTERS_MAX, LINKS_MAX
-from moderation.mail.read import correspondents_in, links_in
+from moderation.mail.read import correspondents_in, links_in, links_of_page
 
 if TYPE_CHECKING:
     from common.events.intake import Tool
@@ -108,7 +108,7 @@ def parts_of(message: InputLine, problems: list[str]) -> MailParts:
     if message.html:
         page = read_html(message.html[:HTML_CHARACTERS_MAX], LINKS_MAX)
         texts += [TextPart("html-text", text) for text in (page.text, page.shown) if text]
-        links += page.links or links_in(page.text)
+        links += links_of_page(page.links, f"{page.text}\n{page.shown}")
         if not page.whole:
             degraded.add("html")
     attachments = [

@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from moderation.features import INDEX
-from moderation.links import host_kinds, is_raw_ip
+from moderation.links import authority_and_path, host_kinds, is_raw_ip
 from moderation.mail import Link, can_be_addresses
 from moderation.text import normalise
 from moderation.text.words import lexicon
@@ -72,7 +72,8 @@ class Sites:
             kinds.add("bare")
         elif link.shown:
             kinds.update(host_kinds(link, self._suffixes))
-        authority, _, path = link.url.partition("://")[2].partition("/")
+        authority, path = authority_and_path(link.url)
+        path = path[1:]
         if path and _CREDENTIAL_PATH.search(path[:500]):
             kinds.add("credential-path")
         if "=" in path and _REDIRECT.search(link.url[:2000]):

@@ -26,6 +26,8 @@ from moderation.mail.structure import MailTree, is_message
 from moderation.text.engine import engine, places
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from moderation.mail.parts import Degradation
     from moderation.mail.structure import Headers, Leaf
 
@@ -163,7 +165,8 @@ class _Reading:
         self.texts.append(TextPart("html-text", page.text + rest))
         if page.shown:
             self.texts.append(TextPart("html-text", page.shown))
-        self._add_links(page.links)
+        seen = "\n".join((page.text + rest, page.shown))
+        self._add_links(links_of_page(page.links, seen))
         if rest or tags > self.markups_left or not page.whole:
             self.degraded.add("html")
         self.markups_left = max(0, self.markups_left - tags)
@@ -189,6 +192,19 @@ def links_in(text: str) -> tuple[Link, ...]:
             written = _trimmed(data[start:end].decode("utf-8", "replace").strip(" \t\r\n\f\v()<>[]:,;\"'!?."))
             links.append(Link(f"http://{written}", written, bare=True))
     return tuple(links)
+
+
+def links_of_page(anchors: Sequence[Link], seen: str) -> list[Link]:
+    """Return the links of HTML and the addresses written in its text, each once.
+
+    What an anchor shows in its own place leads where the anchor does, whatever address it is.
+    """
+    written = links_in(seen)
+    shown = {link.url for link in links_in("\n".join(link.shown or "" for link in anchors))} if written else ()
+    links = {(link.url, link.shown): link for link in anchors}
+    urls = {link.url for link in anchors}
+    links |= {(link.url, None): link for link in written if link.url not in urls and link.url not in shown}
+    return list(links.values())
 
 
 def _trimmed(url: str) -> str:
