@@ -17,6 +17,7 @@ from common.testing.fakes import FakePublisher, FakeVault
 from moderation.features import HEADS
 from moderation.handlers import CAPPED_MESSAGES, YIELD_MESSAGES, on_message_admitted
 from moderation.models.bank import Scores
+from moderation.policy.life import PolicyTable
 from moderation.policy.reading import parse_policy
 from moderation.recent import RecentMessages
 from moderation.screening import Screener
@@ -101,8 +102,8 @@ async def actions_of(texts, screener):
     vault.knows(messages)
     signer = Signer("verdict", Ed25519PrivateKey.generate())
     watch = Watch(
-        SimpleNamespace(shadow=None), screener, RecentMessages(), publisher=publisher, signer=signer, effects=Counts(),
-        differences=Counts(),
+        SimpleNamespace(shadow=None, table=PolicyTable()), screener, RecentMessages(), publisher=publisher,
+        signer=signer, effects=Counts(), differences=Counts(),
     )  # fmt: skip
     await on_message_admitted(
         [message.received(number) for number, message in enumerate(messages)], pool=Pool(), vault=vault,

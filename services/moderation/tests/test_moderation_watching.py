@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from types import SimpleNamespace
 
+import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from common.events import PolicyStated
+from common.events.screening import PolicyState
 from common.security.signing import Signer
 from common.telemetry.measuring import Counts
 from common.testing.fakes import FakePublisher
@@ -16,6 +21,7 @@ from moderation.features import HEADS
 from moderation.lists import HashLists
 from moderation.mail import MailParts, TextPart
 from moderation.models.bank import Scores
+from moderation.policy.life import PolicyTable
 from moderation.policy.reading import parse_policy
 from moderation.recent import RecentMessages
 from moderation.screening import Screener
@@ -70,9 +76,9 @@ def policy(threshold):
     return parse_policy(POLICY.format(threshold=threshold).encode(), "re2")
 
 
-def watch_of(screener, shadow):
+def watch_of(screener, shadow, policies=None):
     return Watch(
-        SimpleNamespace(shadow=shadow), screener, RecentMessages(), publisher=FakePublisher(),
+        policies or SimpleNamespace(shadow=shadow), screener, RecentMessages(), publisher=FakePublisher(),
         signer=Signer("verdict", Ed25519PrivateKey.generate()), effects=Counts(), differences=Counts(),
     )  # fmt: skip
 
@@ -116,6 +122,86 @@ async def test_the_loop_turns_between_the_policy_in_force_and_its_shadow():
     assert watch.comparison.messages == 0, "the shadow waits for its turn"
     await comparing
     assert watch.comparison.messages == 1
+
+
+BOUNDED = """
+id: bounded
+version: 1
+description: A rule with a bound
+rules:
+  - id: test.word
+    clause: R3.d
+    tools: [email]
+    description: A word
+    action: hold
+    severity: 1
+    owner: tests
+    match: {patterns: {any: [badword]}}
+    bound: {share_max: 0.02, messages_min: 100}
+    matches: [a badword]
+    passes: [Good day]
+"""
+
+
+class Topic:
+    """Policies of the topic, as far as a policy is taken back."""
+
+    def __init__(self, policy):
+        self.policy, self.table, self.shadow, self.reasons = policy, PolicyTable(), None, []
+        self.state("active")
+
+    def state(self, status):
+        told = PolicyState(
+            policy=self.policy.name, text=BOUNDED, status=status, revision=self.table.revision + 1, reason="",
+            decided_by="person", changed_at="2026-11-22T18:00:00.000Z",
+        )  # fmt: skip
+        self.table.apply(told)
+        return told
+
+    def take_back(self, policy, reason, signer):
+        if self.table.states[policy.name].status != "active":
+            return None
+        self.reasons.append(reason)
+        return PolicyStated(state=signer.sign([self.state("rolled-back").statement()])[0])
+
+
+@pytest.fixture
+def flood():
+    screener = Screener(parse_policy(BOUNDED.encode(), "re2"))
+    topic = Topic(screener.policy)
+    watch = watch_of(screener, None, topic)
+
+    async def judge(batches, before_each=lambda: None):
+        for _ in range(batches):
+            before_each()
+            some = cases(*["a badword"] * 50)
+            await watch.begin(None, screener.policy, datetime.now(UTC))
+            watch.judged(screener.policy, some, screener.screen(some))
+            await watch.end(None)
+
+    return screener, topic, judge
+
+
+async def test_a_policy_that_is_active_again_is_taken_back_again(flood):
+    _, topic, judge = flood
+    await judge(10)
+    assert len(topic.reasons) == 1
+    topic.state("shadow")
+    topic.state("active")
+    await judge(1)
+    assert len(topic.reasons) == 1, "what it did before is not held against it"
+    await judge(10)
+    assert len(topic.reasons) == 2
+
+
+async def test_a_change_of_lists_does_not_begin_rates_anew(flood):
+    screener, topic, judge = flood
+
+    def another_list():
+        screener.lists = HashLists(addresses=frozenset([os.urandom(8)]))
+
+    await judge(10, another_list)
+    assert len(topic.reasons) == 1
 
 
 async def test_without_a_shadow_nothing_is_asked():

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from common.events.envelope import encode
 from common.kafka.publisher import PublishError
@@ -52,6 +52,13 @@ class _Caps:
         return frozenset(rule for rule, limit in self.limits.items() if self.stopped[rule] + self.new[rule] >= limit)
 
 
+class _Term(NamedTuple):
+    """A policy in force, and the revision that put it there: 0 for the file's. Lists beside it begin no other term."""
+
+    policy: str
+    revision: int
+
+
 class Watch:
     """Sees every message before and after it is judged; one for each copy of the service."""
 
@@ -77,10 +84,10 @@ class Watch:
         self._differences = differences
         self._mail_server = mail_server
         self._caps = _Caps()
-        self._bounded: Policy | None = None
+        self._rated: _Term | None = None
         self._rates = Rates()
         self._asked: Mapping[RuleTool, Sequence[str]] = {}
-        self._left: dict[str, str] = {}
+        self._left: set[_Term] = set()
         self.comparison = Backtest()
         self._compared: tuple[str, str] | None = None
         self._beside: Screener | None = None
@@ -114,9 +121,12 @@ class Watch:
 
     def judged(self, policy: Policy, cases: Sequence[Case], decisions: Sequence[Decision]) -> None:
         """Count what rules did to some messages of the batch."""
+        if self._rated != (term := self._term(policy)):
+            self._rated, self._rates = term, Rates()
+            self._asked = {tool: _with_bound(policy, tool) for tool in TOOLS}
         for case, decision in zip(cases, decisions, strict=True):
             self._count(decision)
-            self._rate(policy, case, decision)
+            self._rate(case, decision)
 
     async def compare(
         self,
@@ -150,7 +160,7 @@ class Watch:
             await count_rule_days(connection, self._caps.day, self._caps.new)
             self._caps.new = Counter()
         policy = self._screener.policy
-        if self._bounded is not policy or policy.name in self._left:
+        if self._rated != (term := self._term(policy)) or term in self._left:
             return
         for rule in policy.document.rules:
             if rule.bound is not None and outside(rule.bound, *self._rates.of(rule.id)):
@@ -168,25 +178,27 @@ class Watch:
                 self._effects.add(1, rule, kind)
         self._caps.new.update(rule for rule in decision.rules if rule in self._caps.limits)
 
-    def _rate(self, policy: Policy, case: Case, decision: Decision) -> None:
-        if self._bounded is not policy:
-            self._bounded, self._rates = policy, Rates()
-            self._asked = {tool: _with_bound(policy, tool) for tool in TOOLS}
+    def _term(self, policy: Policy) -> _Term:
+        state = self._policies.table.states.get(policy.name)
+        return _Term(policy.name, 0 if state is None else state.revision)
+
+    def _rate(self, case: Case, decision: Decision) -> None:
         if asked := self._asked[case.tool]:
             self._rates.add(asked, [rule for rule in (*decision.rules, *decision.capped) if rule in asked])
 
     async def _take_back(self, policy: Policy, reason: str) -> None:
+        term = self._term(policy)
         event = self._policies.take_back(policy, reason, self._signer)
         if event is None:
-            log.error("%s is the policy of the file and stays: %s", policy.name, reason)
-            self._left[policy.name] = reason
+            log.error("%s is not active by the topic and cannot be taken back: %s", policy.name, reason)
+            self._left.add(term)
             return
         try:
             await self._publisher.publish([encode(event)])
         except PublishError as error:
             log.warning("%s is not taken back yet: %s", policy.name, error)
             return
-        self._left[policy.name] = reason
+        self._left.add(term)
         log.error("%s is taken back: %s", policy.name, reason)
 
 
