@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from email.message import EmailMessage
+from email.policy import SMTP
+from hashlib import sha256
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -14,10 +17,13 @@ from common.security.signing import Signer, TrustedKeys
 from common.telemetry.measuring import Counts
 from common.testing.admitted import admitted_messages, new_door_keys
 from common.testing.fakes import FakeVault
+from moderation.backtesting import Judges, judge_mails
 from moderation.examination import Case, Context
 from moderation.handlers import _statement
+from moderation.lists import HashLists
 from moderation.mail import read_mail
 from moderation.policies import Policies, PolicyKeys
+from moderation.rejudging.hashes import listed_address
 from moderation.replays import Replays
 from moderation.screening import Screener
 from moderation.store import ReplayedVerdict
@@ -25,6 +31,7 @@ from moderation.store import ReplayedVerdict
 DOOR = new_door_keys()
 VERDICT_KEY = Ed25519PrivateKey.generate()
 KEYS = TrustedKeys("verdict", [VERDICT_KEY.public_key()])
+SLOW = Context(messages_per_minute=7.0, same_text_share=0.5)
 NIGHT = datetime(2026, 11, 23, 3, 15, tzinfo=UTC)
 CONTENT = b"Subject: offer\r\n\r\nOrder fake passports today.\r\n"
 
@@ -87,8 +94,7 @@ class Desk:
         self.since = since
         return list(self.topic)[:count]
 
-    def judge(self, message, number, **changed):
-        context = Context(messages_per_minute=7.0, same_text_share=0.5)
+    def judge(self, message, number, context=SLOW, **changed):
         (decision,) = self.screener.screen([Case(read_mail(message.content), "email", context)])
         verified = VerifiedInstruction.verify(message.event, DOOR.trusted)
         said = _statement(verified, decision, self.policy.name, None, "2026-11-22T18:00:00.000Z") | changed
@@ -107,6 +113,39 @@ async def test_a_verdict_is_reached_again_from_its_features_and_these_from_the_c
         found = await desk.replays.one(message.message_id)
         assert (found.outcome, found.content, found.differences) == ("same", "compared", ())
     assert await desk.replays.one("0199a1b2-0000-7000-8000-000000000000") is None
+
+
+async def test_what_was_on_a_list_and_how_fast_the_account_was_are_taken_as_kept(policy):
+    desk = Desk(policy)
+    file = EmailMessage()
+    file["Subject"] = "see https://bad.example/x"
+    file.set_content("The page is https://bad.example/x and the catalogue is with it.\n")
+    file.add_attachment(b"%PDF catalogue", maintype="application", subtype="pdf", filename="catalogue.pdf")
+    desk.messages = admitted_messages(DOOR, [file.as_bytes(policy=SMTP)])
+    desk.vault.knows(desk.messages)
+    desk.screener.lists = HashLists(
+        frozenset([listed_address("https://bad.example/")]), frozenset([sha256(b"%PDF catalogue").digest()[:8]])
+    )
+    fast = Context(messages_per_minute=500.0, same_text_share=0.9)
+    desk.judge(desk.messages[0], 0, fast)
+    (message,) = desk.messages
+    features = desk.verdicts.kept[message.message_id].signed.statement["features"]
+    assert {"links.listed", "attachments.listed", "match.malware.signature"} <= features.keys()
+    found = await desk.replays.one(message.message_id)
+    assert (found.outcome, found.content, found.differences) == ("same", "compared", ())
+    desk.judge(message, 0, fast, features=features | {"links.count": 70_000})
+    assert len((await desk.replays.one(message.message_id)).differences) == 1, "the rest is compared"
+
+
+@pytest.mark.timeout(240)
+def test_a_backtest_judges_by_the_lists_that_it_is_given(policy, tmp_path):
+    file = tmp_path / "policy.yaml"
+    file.write_text(policy.text, "utf-8")
+    mails = [("email", b"Subject: hi\r\n\r\nThe new page is https://bad.example/x\r\n")]
+    lists = HashLists(frozenset([listed_address("https://bad.example/")]))
+    with Judges(file, None, None, 1).pool(lists) as processes:
+        (judged,) = processes.submit(judge_mails, mails).result()
+    assert judged.rules == ("phishing.listed-address",)
 
 
 async def test_what_was_decided_otherwise_is_told(desk, caplog):

@@ -25,6 +25,7 @@ from moderation.backtesting import Judges, judge_mails
 from moderation.comparing import Backtest, Judged
 from moderation.config import ModerationSettings
 from moderation.handlers import content_of
+from moderation.rejudging.lists import lists_now
 from moderation.store import find_verdicts
 
 if TYPE_CHECKING:
@@ -47,16 +48,14 @@ class _Enough(Exception):  # noqa: N818  no error: the slice is full
 def backtest_intake(new: Path, models: Path | None, workers: int, messages_max: int, hours: float) -> Backtest:
     """Judge what was admitted within the last hours, at most so many; raise PolicyError."""
     judges = Judges(new, None, models, workers)
-    with judges.pool() as pool:
-        return asyncio.run(_backtest(pool, ModerationSettings(), messages_max, hours))
+    return asyncio.run(_backtest(judges, ModerationSettings(), messages_max, hours))
 
 
-async def _backtest(
-    processes: ProcessPoolExecutor, settings: ModerationSettings, messages_max: int, hours: float
-) -> Backtest:
+async def _backtest(judges: Judges, settings: ModerationSettings, messages_max: int, hours: float) -> Backtest:
     pool = await connect_pool(settings.postgres_dsn.get_secret_value(), connections_max=2)
     vault = VaultClient(settings.vault_url, TokenIssuer.from_file("moderation", settings.identity_key_file))
     keys = TrustedKeys.from_folder("instruction", settings.trusted_keys_dir)
+    processes = judges.pool(await lists_now(pool))
     slice_ = _Slice(processes, pool, vault, keys, messages_max)
     since = now() - timedelta(hours=hours)
     try:
@@ -65,6 +64,7 @@ async def _backtest(
         pass
     finally:
         await slice_.finish()
+        processes.shutdown()
         await vault.close()
         await pool.close()
     return slice_.result

@@ -16,7 +16,7 @@ from moderation.examples import require_examples
 from moderation.mail import read_mail
 from moderation.messages import case_of_line
 from moderation.models import ModelBank
-from moderation.policy.reading import read_policy
+from moderation.policy.reading import NO_LISTS, read_policy
 from moderation.remembering import RememberedScores
 from moderation.screening import Screener
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from common.events.intake import Tool
+    from moderation.lists import HashLists
 
 CHUNK_MESSAGES = 200
 _AHEAD = 3
@@ -49,10 +50,10 @@ class Judges:
         self._workers = max(1, workers)
         self._setup = (new, old, models)
 
-    def pool(self) -> ProcessPoolExecutor:
-        """Return the processes; each reads policies and models once."""
+    def pool(self, lists: HashLists = NO_LISTS) -> ProcessPoolExecutor:
+        """Return the processes; each reads policies and models once, and has the lists beside the new policy."""
         context = multiprocessing.get_context("spawn")
-        return ProcessPoolExecutor(self._workers, context, initializer=_prepare, initargs=self._setup)
+        return ProcessPoolExecutor(self._workers, context, initializer=_prepare, initargs=(*self._setup, lists))
 
     def of_lines(self, blocks: Iterable[Sequence[bytes]]) -> Backtest:
         """Judge JSON Lines by both policies."""
@@ -102,11 +103,11 @@ _DESKS: list[_Desk] = []
 """The one of this worker process; an executor's initializer can leave it nowhere else."""
 
 
-def _prepare(new: Path, old: Path | None, models: Path | None) -> None:
+def _prepare(new: Path, old: Path | None, models: Path | None, lists: HashLists) -> None:
     os.nice(5)
     scorer = None if models is None else RememberedScores(ModelBank.load(models))
     before = None if old is None else Screener(read_policy(old), scorer)
-    _DESKS[:] = [_Desk(Screener(read_policy(new), scorer), before)]
+    _DESKS[:] = [_Desk(Screener(read_policy(new), scorer, lists=lists), before)]
 
 
 def judge_lines(lines: list[bytes]) -> list[Line]:

@@ -14,7 +14,6 @@ import orjson
 
 from moderation.backtesting import Judges
 from moderation.comparing import policy_changes
-from moderation.examination import Case
 from moderation.examples import broken_examples
 from moderation.explaining import explain
 from moderation.features import FEATURES, HEADS
@@ -23,13 +22,14 @@ from moderation.models import ModelBank, ModelFileError
 from moderation.models.weights import WEIGHTS
 from moderation.policy.errors import PolicyError
 from moderation.policy.reading import read_policy
-from moderation.replaying import ReplayError, feature_differences, replay
+from moderation.replaying import ReplayError, content_differences, replay
 from moderation.screening import Screener
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from moderation.domain import Decision
+    from moderation.examination import Case
     from moderation.features import Feature
 
 SHIPPED_POLICY = Path(__file__).parents[4] / "deploy" / "policies" / "road.yaml"
@@ -148,8 +148,7 @@ def _replay(options: argparse.Namespace) -> int:
     if options.eml is not None:
         _name, case, _problem = case_of_file(options.eml)
         models = ModelBank.load(WEIGHTS) if statement["model"] else None
-        found = Screener(policy, models).screen([Case(case.parts, statement["tool"])])[0]
-        differences += feature_differences(statement["features"], found.features)
+        differences += content_differences(statement, case.parts, policy, models)
     _tell(differences or [f"the same decision: {statement['action']} {', '.join(statement['clauses'])}".rstrip()])
     return 1 if differences else 0
 

@@ -2,7 +2,7 @@
 
 From the kept features the decision must come out exactly. While the message is in `intake.messages` and may be opened,
 its features are taken anew and must be those that were kept, within 1e-3; what was known beside the content (velocity,
-caps, other scanners) is taken as kept.
+caps, other scanners, lists) is taken as kept.
 """
 
 from __future__ import annotations
@@ -21,12 +21,10 @@ from common.kafka.reading import Place
 from common.security.signing import SignatureError
 from common.times import now
 from moderation.errors import PolicyError, TrialError
-from moderation.examination import Case
 from moderation.handlers import content_of
 from moderation.mail import read_mail
 from moderation.policies import compiled
-from moderation.replaying import ReplayError, feature_differences, replay
-from moderation.screening import BUSY, Screener
+from moderation.replaying import ReplayError, content_differences, replay
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -45,7 +43,6 @@ SAMPLE_MAX = 1000
 NIGHT_HOUR = 3
 NIGHT_SAMPLE = 200
 _POLICIES_MAX = 4
-_BESIDE_CONTENT = ("velocity.", "capped.", "clamd.", "rspamd.", "mail.authentication_failed")
 
 log = logging.getLogger(__name__)
 
@@ -214,18 +211,5 @@ def _answer(
         return Replayed(verdict.message_id, policy.name, outcome, "not-asked", (str(error),))
     told = content if isinstance(content, str) else "compared"
     if isinstance(content, bytes):
-        differences += content_differences(statement, content, policy, scorer)
+        differences += content_differences(statement, read_mail(content), policy, scorer)
     return Replayed(verdict.message_id, policy.name, "differs" if differences else "same", told, tuple(differences))
-
-
-def content_differences(
-    statement: Mapping[str, object], content: bytes, policy: Policy, scorer: Scorer | None
-) -> list[str]:
-    """Return which features the content gives otherwise than they were kept; scores only by the same model."""
-    same_model = statement["model"] == (None if scorer is None else scorer.digest)
-    same_model = same_model and BUSY not in statement["degraded"]  # type: ignore[operator]
-    screener = Screener(policy, scorer if same_model else None)
-    found = screener.screen([Case(read_mail(content), statement["tool"])])[0].features  # type: ignore[arg-type]
-    left_out = _BESIDE_CONTENT if same_model else (*_BESIDE_CONTENT, "score.")
-    kept = {name: value for name, value in statement["features"].items() if not name.startswith(left_out)}  # type: ignore[attr-defined]
-    return list(feature_differences(kept, {n: v for n, v in found.items() if not n.startswith(left_out)}))

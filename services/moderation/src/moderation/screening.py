@@ -13,10 +13,11 @@ from moderation.rejudging.hashes import hashes_of
 from moderation.text.words import reads_as_english
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from moderation.domain import Decision
     from moderation.examination import Case, Examination
+    from moderation.features import Value
     from moderation.lists import HashLists
     from moderation.policy.reading import Policy
 
@@ -183,6 +184,16 @@ class Screening:
     def said(self) -> Mapping[str, ModelScores]:
         """What the models said, by text; nothing before they were asked."""
         return {self._asked[number]: scores for number, scores in (self._scores or {}).items()}
+
+    def take_as_kept(self, number: int, names: Iterable[str], kept: Mapping[str, Value]) -> None:
+        """Give features of a message the values that an earlier decision kept, instead of those that are found now."""
+        places, template = (
+            {name: n for n, name in enumerate(self._policy.compiled.names)},
+            self._policy.compiled.template,
+        )
+        values = self._found[number].values
+        for name in names:
+            values[places[name]] = kept.get(name, template[places[name]])
 
     def decisions(self) -> list[Decision]:
         """Judge; asks the models if that was not done before."""

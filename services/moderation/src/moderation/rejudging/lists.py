@@ -174,8 +174,13 @@ class ListsInForce:
         version = await store.version_of_lists(self.pool)
         if version == self.version:
             return
-        listed = await store.read_listed(self.pool)
-        by_kind = {
-            kind: frozenset(bytes.fromhex(entry) for of, entry in listed if of == kind) for kind in ("address", "file")
-        }
-        self.screener.lists, self.version = HashLists(by_kind["address"], by_kind["file"]), version
+        self.screener.lists, self.version = await lists_now(self.pool), version
+
+
+async def lists_now(pool: Pool) -> HashLists:
+    """Return the lists that this service's database has."""
+    listed = await store.read_listed(pool)
+    by_kind = {
+        kind: frozenset(bytes.fromhex(entry) for of, entry in listed if of == kind) for kind in ("address", "file")
+    }
+    return HashLists(by_kind["address"], by_kind["file"])
