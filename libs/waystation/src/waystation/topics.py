@@ -173,13 +173,18 @@ def _removal(right: AclBinding) -> Change:
 
 
 def _right_change(kind: Kind, right: AclBinding, advice: str = "") -> Change:
-    resource = "cluster" if right.restype is ResourceType.BROKER else right.restype.name.lower()
-    words = [] if right.permission_type is AclPermissionType.ALLOW else [right.permission_type.name]
-    words += [right.operation.name, resource]
+    resource = "cluster" if right.restype is ResourceType.BROKER else _name(right.restype).lower()
+    words = [] if right.permission_type is AclPermissionType.ALLOW else [_name(right.permission_type)]
+    words += [_name(right.operation), resource]
     if right.resource_pattern_type is not ResourcePatternType.LITERAL:
-        words.append(right.resource_pattern_type.name.lower())
+        words.append(_name(right.resource_pattern_type).lower())
     words += [right.name] if right.host == "*" else [right.name, "from", right.host]
     return Change(kind, right.principal.removeprefix("User:"), " ".join(words) + advice, right=right)
+
+
+def _name(part: Any) -> str:
+    name: str = part.name  # the stubs of confluent-kafka allow words and numbers, which Kafka's answers never hold
+    return name
 
 
 def _read_config(admin: AdminClient, names: list[str]) -> dict[str, dict[str, str]]:
