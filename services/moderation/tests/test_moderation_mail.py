@@ -135,6 +135,15 @@ def test_what_a_style_a_script_or_a_comment_without_end_swallows_is_text(html):
     assert read_mail(mail("text/html", html.format("evil words").encode())).degraded == ("html",)
 
 
+@pytest.mark.parametrize("hiding", ["<!--{}-->", "<style>{}</style>", "<script>{}</script>"])
+def test_what_is_hidden_beyond_the_limit_leaves_room_for_what_follows(hiding):
+    page = "before " + hiding.format("x" * 260_000) + "words to be judged"
+    assert "words to be judged" in read_mail(mail("text/html", page.encode())).texts[0].text[:50_000]
+    (_, case, _) = case_of_line(json.dumps({"html": page}).encode())
+    assert "words to be judged" in case.parts.texts[0].text[:50_000]
+    assert case.parts.degraded == ("html",)
+
+
 @pytest.mark.parametrize(
     "between",
     [

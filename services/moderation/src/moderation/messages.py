@@ -106,10 +106,11 @@ def parts_of(message: InputLine, problems: list[str]) -> MailParts:
         texts.append(TextPart("text", message.text))
         links += links_in(message.text)
     if message.html:
-        page = read_html(message.html[:HTML_CHARACTERS_MAX], LINKS_MAX)
+        rest = message.html[HTML_CHARACTERS_MAX:]
+        page = read_html(message.html[:HTML_CHARACTERS_MAX], LINKS_MAX, rest=rest)
         texts += [TextPart("html-text", text) for text in (page.text, page.shown) if text]
         links += links_of_page(page.links, f"{page.text}\n{page.shown}")
-        if not page.whole:
+        if rest or not page.whole:
             degraded.add("html")
     attachments = [
         _attachment(number, Path(name), degraded, problems) for number, name in enumerate(message.attachments)

@@ -103,19 +103,23 @@ class Page(NamedTuple):
     whole: bool
 
 
-def read_html(html: str, links_max: int, markups_max: int = MARKUPS_MAX) -> Page:
-    """Read an HTML document, and at most `links_max` of its links."""
-    scanner = _Scanner(html, links_max, markups_max)
+def read_html(html: str, links_max: int, markups_max: int = MARKUPS_MAX, rest: str = "") -> Page:
+    """Read an HTML document, and at most `links_max` of its links; `rest` stands behind it and is text as it is.
+
+    What a comment that ends in the rest hides is read behind it: so large a comment would leave no room for the rest.
+    """
+    scanner = _Scanner(html, links_max, markups_max, whole=not rest)
     scanner.scan()
     lines = scanner.lines()
     shown: list[str] = []
     if _MAY_DIFFER.search(html):
-        again = _Scanner(html, 0, markups_max, _Elements(_hiding(scanner.styles)))
+        again = _Scanner(html, 0, markups_max, _Elements(_hiding(scanner.styles)), whole=not rest)
         again.scan()
         shown = again.lines()
         if set(lines).issuperset(shown):
             shown = []
-    return Page("\n".join(lines), scanner.links, "\n".join(shown), not scanner.cut)
+    text = "\n".join(lines) + rest + _MARKS.sub("", scanner.swallowed)
+    return Page(text, scanner.links, "\n".join(shown), not scanner.cut)
 
 
 def _hiding(styles: list[str]) -> frozenset[str]:
@@ -192,7 +196,9 @@ def _values(attributes: str) -> list[tuple[str, str]]:
 class _Scanner:
     """One pass; with `elements` it reads only what they show, and puts no space where a reader sees none."""
 
-    def __init__(self, html: str, links_max: int, markups_max: int, elements: _Elements | None = None) -> None:
+    def __init__(
+        self, html: str, links_max: int, markups_max: int, elements: _Elements | None = None, *, whole: bool
+    ) -> None:
         self.html = html
         self.markups_max = markups_max
         self.links_max = links_max
@@ -205,6 +211,8 @@ class _Scanner:
         self.styles: list[str] = []
         self.endless: set[str] = set()  # what was looked for in vain, so that it is not looked for again
         self.cut = False
+        self.whole = whole
+        self.swallowed = ""
 
     def lines(self) -> list[str]:
         """Return the text's lines."""
@@ -241,8 +249,7 @@ class _Scanner:
             if end is not None:
                 return end.end()
             self.endless.add(kind)
-        self.cut = True
-        return at + 2
+        return self._swallowed_from(at + 2)
 
     def _text(self, raw: str) -> None:
         if raw and not self.hidden:
@@ -286,13 +293,20 @@ class _Scanner:
                 self.instead.add(len(self.pieces))
                 self.pieces.append(f" {text} ".replace("\n", " "))
 
+    def _swallowed_from(self, at: int) -> int:
+        """Where to go on in a comment, a script or a style that has no end here."""
+        self.cut = True
+        if self.whole:
+            return at
+        self.swallowed = self.html[at:]
+        return len(self.html)
+
     def _raw(self, name: str, at: int) -> int:
         """Past the content of an element in which no tag begins; what a reader may see of it is text."""
         end = None if name in self.endless else _RAW_ENDS[name].search(self.html, at)
         if end is None:
             self.endless.add(name)
-            self.cut = self.cut or name in _UNSEEN
-            return at
+            return self._swallowed_from(at) if name in _UNSEEN else at
         inside = self.html[at : end.start()]
         if name == "style":
             self.styles.append(inside)

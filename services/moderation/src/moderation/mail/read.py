@@ -160,13 +160,12 @@ class _Reading:
     def _add_html(self, text: str) -> None:
         html, rest = text[: self.html_characters_left], text[self.html_characters_left :]
         self.html_characters_left -= len(html)
-        page = read_html(html, LINKS_MAX + 1, self.markups_left)
+        page = read_html(html, LINKS_MAX + 1, self.markups_left, rest)
         tags = html.count("<")
-        self.texts.append(TextPart("html-text", page.text + rest))
+        self.texts.append(TextPart("html-text", page.text))
         if page.shown:
             self.texts.append(TextPart("html-text", page.shown))
-        seen = "\n".join((page.text + rest, page.shown))
-        self._add_links(links_of_page(page.links, seen))
+        self._add_links(links_of_page(page.links, f"{page.text}\n{page.shown}"))
         if rest or tags > self.markups_left or not page.whole:
             self.degraded.add("html")
         self.markups_left = max(0, self.markups_left - tags)
