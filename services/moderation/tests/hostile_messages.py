@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import base64
+import bz2
+import gzip
 import io
+import random
 import zipfile
 
 HEAD = b"From: a@a.example\r\nSubject: x\r\nMIME-Version: 1.0\r\n"
@@ -127,6 +130,14 @@ MAILS = {
     "zip of thousands": attached("a.zip", zipped(*((f"{n}.txt.exe", b"x") for n in range(5_000)))),
     "zip of web pages": attached("a.zip", zipped(*((f"{n}.html", b"<form password" * 500) for n in range(100)))),
     "zip of zips": attached("a.zip", zipped(*((f"{n}.zip", nested_zip(3)) for n in range(100)))),
+    "zip of large zips": attached("a.zip", zipped(*((f"{n}.dat", zipped(("a", bytes(900_000)))) for n in range(100)))),
+    "tar of a gigabyte": attached("a.tgz", gzip.compress(bytes(257) + b"ustar" + bytes(200_000_000))),
+    "bzip2 bomb": attached("a.bz2", bz2.compress(bytes(50_000_000))),
+    "bzip2 of noise": attached("a.bz2", bz2.compress(random.Random(1).randbytes(1_400_000))),
+    "thousands of gzips": attached("a.gz", gzip.compress(b"x") * 40_000),
+    "tar of digits": attached("a.tar", (bytes(124) + b"00003641000" + bytes(21) + b"x" + bytes(100) + b"ustar").ljust(512, b"\0")
+        + b"1" * 1_000_000),
+    "tar of thousands": attached("a.tar", ((b"a.exe" + bytes(252) + b"ustar").ljust(512, b"\0")) * 2_500),
     "program of a megabyte": attached("a.pdf.exe", b"MZ" + b"powershell -enc " * 60_000),
     "page of a megabyte": attached("a.html", b"document.write(unescape(atob(" * 34_000),
     "rtf of a megabyte": attached("a.rtf", rb"{\rt" + b"equation.3 0002ce02" * 50_000),

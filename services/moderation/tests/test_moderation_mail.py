@@ -208,7 +208,7 @@ def test_a_text_to_be_saved_is_both_text_and_attachment():
     content = mail("text/plain; name=a.txt", b"hello", "Content-Disposition: attachment; filename*=utf-8''%C3%BC.txt")
     parts = read_mail(content)
     assert parts.texts == (TextPart("text", "hello"),)
-    assert parts.attachments == (AttachmentPart("ü.txt", "text/plain", b"hello"),)
+    assert parts.attachments == (AttachmentPart("ü.txt", "text/plain", b"hello", ("a.txt",)),)
 
 
 def test_file_names_in_pieces_and_in_encoded_words_are_read():
@@ -216,6 +216,21 @@ def test_file_names_in_pieces_and_in_encoded_words_are_read():
     assert read_mail(mail("application/pdf", b"", pieces)).attachments[0].filename == "aäbc;d"
     word = 'Content-Disposition: attachment; filename="=?utf-8?b?w7w=?=.pdf"'
     assert read_mail(mail("application/pdf", b"", word)).attachments[0].filename == "ü.pdf"
+
+
+@pytest.mark.parametrize(
+    ("content_type", "disposition"),
+    [
+        ("application/pdf; name=evil.js", "attachment; filename="),
+        ("application/pdf; name=evil.js", "attachment; filename=a.txt"),
+        ("application/pdf", "attachment; filename=a.txt; filename=evil.js"),
+        ("application/pdf", "attachment; filename=a.txt; filename*=utf-8''evil%2Ejs"),
+        ("application/pdf", 'attachment filename="evil.js"'),
+    ],
+)
+def test_all_names_that_a_mail_gives_a_file_are_kept(content_type, disposition):
+    (file,) = read_mail(mail(content_type, b"x", f"Content-Disposition: {disposition}")).attachments
+    assert "evil.js" in (file.filename, *file.other_names)
 
 
 def test_forwarded_messages_are_read_with_their_subjects():

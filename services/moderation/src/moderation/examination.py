@@ -348,7 +348,9 @@ def _examine_files(found: Examination, policy: Policy) -> None:
     values[INDEX["attachments.count"]] = len(found.parts.attachments)
     budget = Budget()
     for number, attachment in enumerate(found.parts.attachments):
-        inspection = inspect(attachment.filename, attachment.content, policy.signatures, policy.lists, budget)
+        inspection = inspect(
+            (attachment.filename, *attachment.other_names), attachment.content, policy.signatures, policy.lists, budget
+        )
         found.degraded.update(inspection.degraded)
         found.files += [(f"attachment[{number}]", finding) for finding in inspection.findings]
     for place in found.places:

@@ -136,25 +136,42 @@ def header_parameters(value: str, degraded: set[Degradation]) -> tuple[str, dict
 
     The semicolon behind the main value may be missing, as some writers have it.
     """
+    main, parameters = _parameters(value)
+    plain: dict[str, str] = {}
+    pieces: dict[str, list[tuple[int, str, bool]]] = {}
+    for name, text in parameters:
+        form = _PIECE.fullmatch(name)
+        if form is None or not (form[2] or form[3]):
+            plain.setdefault(name, text)
+        else:
+            pieces.setdefault(form[1], []).append((int(form[2] or 0), text, bool(form[3])))
+    for name, parts in pieces.items():
+        plain[name] = _joined(sorted(parts), degraded)
+    return main, plain
+
+
+def parameter_values(value: str, name: str, degraded: set[Degradation]) -> list[str]:
+    """All values of a parameter that stand there whole, the first of equal names and the others."""
+    return [
+        _joined([(0, text, True)], degraded) if found.endswith("*") else text
+        for found, text in _parameters(value)[1]
+        if found.rstrip("*") == name
+    ]
+
+
+def _parameters(value: str) -> tuple[str, list[tuple[str, str]]]:
+    """The main value in lower case, and names in lower case with values as they are written."""
     if "(" in value:
         value = _COMMENT.sub(_keep_quoted, value)
     value = value.strip()
     match = _MAIN_VALUE.match(value)
     main = match[0] if match else ""
     if len(main) == len(value):
-        return main.lower(), {}
-    plain: dict[str, str] = {}
-    pieces: dict[str, list[tuple[int, str, bool]]] = {}
-    for match in _PARAMETER.finditer(f";{value[len(main) :]}"):
-        text = _QUOTED_PAIR.sub(r"\1", match[2]) if match[2] is not None else match[3].strip()
-        form = _PIECE.fullmatch(match[1].lower())
-        if form is None or not (form[2] or form[3]):
-            plain.setdefault(match[1].lower(), text)
-        else:
-            pieces.setdefault(form[1], []).append((int(form[2] or 0), text, bool(form[3])))
-    for name, parts in pieces.items():
-        plain[name] = _joined(sorted(parts), degraded)
-    return main.lower(), plain
+        return main.lower(), []
+    return main.lower(), [
+        (found[1].lower(), _QUOTED_PAIR.sub(r"\1", found[2]) if found[2] is not None else found[3].strip())
+        for found in _PARAMETER.finditer(f";{value[len(main) :]}")
+    ]
 
 
 def _keep_quoted(match: re.Match[str]) -> str:

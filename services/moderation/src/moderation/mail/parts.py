@@ -65,11 +65,15 @@ class Link(NamedTuple):
 
 
 class AttachmentPart(NamedTuple):
-    """A decoded file; `filename` is empty if the mail gives none, `content_type` is in lower case."""
+    """A decoded file; `filename` is empty if the mail gives none, `content_type` is in lower case.
+
+    `other_names` are what the mail calls it as well: mail programs differ in which name they take.
+    """
 
     filename: str
     content_type: str
     content: bytes
+    other_names: tuple[str, ...] = ()
 
 
 class Correspondent(NamedTuple):

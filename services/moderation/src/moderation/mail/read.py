@@ -7,7 +7,7 @@ from email.utils import getaddresses
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from moderation.mail.decoding import decoded_body, decoded_header, decoded_text, header_parameters
+from moderation.mail.decoding import decoded_body, decoded_header, decoded_text, header_parameters, parameter_values
 from moderation.mail.hypertext import MARKUPS_MAX, read_html
 from moderation.mail.parts import (
     DECODED_BYTES_MAX,
@@ -132,7 +132,7 @@ class _Reading:
             body = body[: self.decoded_bytes_left]
         octets = decoded_body(body, leaf.headers.get("content-transfer-encoding", ""), self.degraded)
         self.decoded_bytes_left = max(0, self.decoded_bytes_left - len(body))
-        disposition, filename = _disposition(leaf, self.degraded)
+        disposition, filename, *other_names = _disposition(leaf, self.degraded)
         data = disposition == "attachment" and leaf.content_type in _DATA_TYPES
         content_type = "" if data else _read_as(leaf.content_type, filename, octets)
         if is_message(content_type) and level < NESTING_MAX:
@@ -146,7 +146,7 @@ class _Reading:
             text = decoded_text(octets, leaf.parameters.get("charset", ""), self.degraded)
             self._add_text(content_type, text.replace("\r\n", "\n"))
         if not content_type or filename or disposition == "attachment":
-            self.attachments.append(AttachmentPart(filename, leaf.content_type, octets))
+            self.attachments.append(AttachmentPart(filename, leaf.content_type, octets, tuple(other_names)))
 
     def _add_text(self, content_type: str, text: str) -> None:
         if content_type in _FOLDED_TYPES:
@@ -226,11 +226,17 @@ def _read_as(content_type: str, filename: str, octets: bytes) -> str:
     return _TYPES_OF_ENDINGS.get(filename.rpartition(".")[2].strip().lower(), "") if form[1] == "application" else ""
 
 
-def _disposition(leaf: Leaf, degraded: set[Degradation]) -> tuple[str, str]:
-    """The disposition in lower case, and the file name or an empty string."""
-    disposition, parameters = header_parameters(leaf.headers.get("content-disposition", ""), degraded)
-    filename = parameters.get("filename", leaf.parameters.get("name", ""))
-    return disposition, decoded_header(filename, degraded)
+def _disposition(leaf: Leaf, degraded: set[Degradation]) -> list[str]:
+    """The disposition in lower case, the file name or an empty string, and other names that are given."""
+    value = leaf.headers.get("content-disposition", "")
+    disposition, parameters = header_parameters(value, degraded)
+    given = [parameters.get("filename", ""), leaf.parameters.get("name", "")]
+    if value.count("name") > 1:
+        given += parameter_values(value, "filename", degraded)
+    if "name" in leaf.parameters:
+        given += parameter_values(leaf.headers.get("content-type", ""), "name", degraded)
+    names = dict.fromkeys(decoded_header(name, degraded) for name in given if name)
+    return [disposition, *(names or [""])]
 
 
 def can_be_addresses(value: str) -> bool:
