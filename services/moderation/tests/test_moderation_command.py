@@ -1,5 +1,6 @@
 # ruff: noqa: RUF001  disguised letters are the subject
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -85,6 +86,56 @@ def test_what_is_wrong_with_a_line_is_told_by_line_and_field_and_loses_nothing_e
     assert problems[4:] == ["line 6: not an object", None, None]
     assert [one["degraded"] for one in found[:3]] == [["input", "models"]] + [["charset", "input", "models"]] * 2
     assert found[5]["degraded"] == ["empty", "models"]
+
+
+def test_each_line_is_answered_whatever_is_wrong_with_one():
+    threat = "I am going to kill you tonight, I know where you live."
+    lines = [
+        b'{"id": 1, "sender": 5, "from": 6, "text": "a"}',
+        b'{"id": 2, "sender": 5, "text": "a"}',
+        b'{"id": ' + b"[" * 300 + b"]" * 300 + b', "text": "a"}',
+        json.dumps({"id": 4, "html": f"<!--{'x' * 250_001}-->{threat}"}).encode(),
+        json.dumps({"id": 5, "html": "<b></b>" * 8_100 + threat}).encode(),
+        json.dumps({"id": 6, "html": f"<p>{threat}</p><a href='https://a.example'>x</a>"}).encode(),
+    ]
+    found = [json.loads(line) for line in screened(b"\n".join(lines), "--no-models").splitlines()]
+    assert [one["id"] for one in found] == [1, 2, None, 4, 5, 6]
+    assert [one["action"] for one in found] == ["allow"] * 3 + ["block"] * 3
+    problems = [one.get("problem") for one in found]
+    valid = "Input should be a valid string"
+    assert problems[0] == f"line 1: from: {valid}; sender: {valid}"
+    assert problems[1:3] == [f"line 2: sender: {valid}", "line 3: id: nested too deeply to be written again"]
+    assert ["html" in one["degraded"] for one in found] == [False, False, False, True, True, False]
+
+
+def test_a_mail_file_whose_name_is_no_text_is_judged_among_the_others(tmp_path):
+    files = [tmp_path / os.fsdecode(name) for name in (b"a.eml", b"b\xe9.eml", b"c.eml")]
+    for file in files:
+        file.write_bytes(b"Subject: x\r\n\r\nhello\r\n")
+    told = screened(b"", "--no-models", "--eml", *files)
+    found = [json.loads(line) for line in told.splitlines()]
+    assert [one["id"] for one in found] == ["a.eml", "b\ufffd.eml", "c.eml"]
+    assert found[1]["problem"].startswith("id: the file's name is not UTF-8")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"{}", b"not a verdict: action: Field required"),
+        (b"[]", b"not a verdict: the document: Input should be a valid dictionary"),
+        (b'{"verdict": {"statement": 5}}', b"not a verdict: the document: Input should be a valid dictionary"),
+        (b"", b"not JSON"),
+        (None, b"cannot be read: No such file"),
+    ],
+)
+def test_what_is_no_verdict_is_told_and_not_replayed(tmp_path, content, reason):
+    file = tmp_path / "verdict.json"
+    if content is not None:
+        file.write_bytes(content)
+    command = [sys.executable, "-m", "moderation.command", "replay", str(file)]
+    done = subprocess.run(command, capture_output=True, check=False)
+    assert (done.returncode, done.stderr.count(b"\n")) == (1, 1)
+    assert done.stderr.startswith(f"error {file}: ".encode() + reason)
 
 
 def test_mail_files_are_judged_and_explained(tmp_path):

@@ -8,15 +8,17 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import orjson
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from moderation.backtesting import Judges
 from moderation.comparing import policy_changes
 from moderation.examples import broken_examples
 from moderation.explaining import explain
 from moderation.features import FEATURES, HEADS
+from moderation.mail import read_mail
 from moderation.messages import case_of_file, case_of_line
 from moderation.models import ModelBank, ModelFileError
 from moderation.models.weights import WEIGHTS
@@ -45,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return int(options.run(options))
-    except (PolicyError, ModelFileError) as error:
+    except (PolicyError, ModelFileError, ReplayError) as error:
         sys.stderr.write(f"error {error}\n")
         return 1
     except BrokenPipeError:
@@ -133,24 +135,61 @@ def _backtest(options: argparse.Namespace) -> int:
 
 
 def _replay(options: argparse.Namespace) -> int:
-    document = orjson.loads(options.verdict.read_bytes() if options.verdict else sys.stdin.buffer.read())
-    statement = document.get("verdict", document).get("statement", document)
+    statement = _statement(options.verdict)
     policies = {policy.name: policy for policy in map(read_policy, options.policy)}
     if statement["policy"] not in policies:
-        sys.stderr.write(f"error the verdict rests on {statement['policy']}; give its file with --policy\n")
-        return 1
+        raise ReplayError(f"the verdict rests on {statement['policy']}; give its file with --policy")
     policy = policies[statement["policy"]]
-    try:
-        differences = list(replay(statement, policy).differences)
-    except ReplayError as error:
-        sys.stderr.write(f"error {error}\n")
-        return 1
+    differences = list(replay(statement, policy).differences)
     if options.eml is not None:
-        _name, case, _problem = case_of_file(options.eml)
+        parts = read_mail(_content_of(options.eml))
         models = ModelBank.load(WEIGHTS) if statement["model"] else None
-        differences += content_differences(statement, case.parts, policy, models)
+        differences += content_differences(statement, parts, policy, models)
     _tell(differences or [f"the same decision: {statement['action']} {', '.join(statement['clauses'])}".rstrip()])
     return 1 if differences else 0
+
+
+class _Statement(BaseModel):
+    """A verdict's statement, as far as it is needed to reach the decision again."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    action: str
+    clauses: list[str]
+    degraded: list[str]
+    engine: str
+    features: dict[str, int | str]
+    heads: list[str]
+    model: str | None
+    policy: str
+    rules: list[str]
+    scores: dict[str, int]
+    tool: Literal["email", "telephony", "widget", "form"]
+
+
+def _statement(path: Path | None) -> dict[str, Any]:
+    """Return the statement of the verdict in a file, or on standard input; raise ReplayError when it holds none."""
+    source = path or "standard input"
+    try:
+        document = orjson.loads(_content_of(path) if path else sys.stdin.buffer.read())
+    except orjson.JSONDecodeError as error:
+        raise ReplayError(f"{source}: not JSON: {error}") from None
+    for inner in ("verdict", "statement"):
+        if isinstance(document, dict):
+            document = document.get(inner, document)
+    try:
+        return _Statement.model_validate(document).model_dump()
+    except ValidationError as error:
+        wrong = error.errors(include_input=False, include_url=False, include_context=False)[0]
+        field = ".".join(map(str, wrong["loc"])) or "the document"
+        raise ReplayError(f"{source}: not a verdict: {field}: {wrong['msg']}") from None
+
+
+def _content_of(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ReplayError(f"{path}: cannot be read: {error.strerror}") from None
 
 
 def _screen(options: argparse.Namespace) -> int:

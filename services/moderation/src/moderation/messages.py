@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
@@ -11,14 +12,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from moderation.examination import NOTHING_KNOWN, Case, Context
 from moderation.mail import AttachmentPart, Link, MailParts, TextPart, read_mail
-from moderation.mail.hypertext import read_html
-from moderation.mail.parts import HTML_CHARACTERS_MAX, LINKS_MAX
-from moderation.mail.read import correspondents_in, links_in, links_of_page
+from moderation.mail.parts import LINKS_MAX
+from moderation.mail.read import correspondents_in, links_in
 
 if TYPE_CHECKING:
     from common.events.intake import Tool
     from moderation.mail.parts import Degradation
 
+_HTML_HEADERS = b"Content-Type: text/html; charset=utf-8\r\nContent-Transfer-Encoding: 8bit\r\n\r\n"
+"""Before HTML: it is then read as a mail's is, within the same limits."""
 ATTACHMENT_BYTES_MAX = 25 * 1024 * 1024
 _TOOLS: dict[str, Tool] = {
     "email": "email", "sms": "telephony", "voice": "telephony", "telephony": "telephony", "chat": "widget",
@@ -63,6 +65,18 @@ _WRONG = Context(degraded=(INPUT,))
 
 
 def _document(line: bytes) -> tuple[Any, list[str], tuple[Degradation, ...]]:
+    """Return what a line holds; an id that cannot be written again is left out, and said."""
+    document, problems, degraded = _json(line)
+    if isinstance(document, dict):
+        try:
+            orjson.dumps(document.get("id"))
+        except orjson.JSONEncodeError:
+            document["id"] = None
+            problems.append("id: nested too deeply to be written again")
+    return document, problems, degraded
+
+
+def _json(line: bytes) -> tuple[Any, list[str], tuple[Degradation, ...]]:
     """Return what a line holds; characters that are none are replaced, and said."""
     try:
         return orjson.loads(line), [], ()
@@ -89,12 +103,14 @@ def _message(document: dict[str, Any], problems: list[str]) -> InputLine:
     except ValidationError as error:
         rest = dict(document)
         for wrong in error.errors(include_input=False, include_url=False, include_context=False):
-            field = str(wrong["loc"][0])
-            problems.append(f"{'.'.join(map(str, wrong['loc']))}: {wrong['msg']}")
+            field, *inside = map(str, wrong["loc"])
+            if field == "from" and field not in document:
+                field = "sender"
+            problems.append(f"{'.'.join([field, *inside])}: {wrong['msg']}")
             given = rest.pop(field, None)
             if field == "attachments" and isinstance(given, list):
                 rest[field] = [one for one in given if isinstance(one, str)]
-    return InputLine.model_validate(rest)
+    return _message(rest, problems)  # a sender may be there by its other name too
 
 
 def parts_of(message: InputLine, problems: list[str]) -> MailParts:
@@ -106,12 +122,12 @@ def parts_of(message: InputLine, problems: list[str]) -> MailParts:
         texts.append(TextPart("text", message.text))
         links += links_in(message.text)
     if message.html:
-        rest = message.html[HTML_CHARACTERS_MAX:]
-        page = read_html(message.html[:HTML_CHARACTERS_MAX], LINKS_MAX, rest=rest)
-        texts += [TextPart("html-text", text) for text in (page.text, page.shown) if text]
-        links += links_of_page(page.links, f"{page.text}\n{page.shown}")
-        if rest or not page.whole:
-            degraded.add("html")
+        read = read_mail(_HTML_HEADERS + message.html.encode("utf-8", "replace"))
+        texts += read.texts
+        links += read.links
+        degraded.update(read.degraded)
+    if len(links) > LINKS_MAX:
+        degraded.add("links")
     attachments = [
         _attachment(number, Path(name), degraded, problems) for number, name in enumerate(message.attachments)
     ]
@@ -141,8 +157,12 @@ def _attachment(number: int, path: Path, degraded: set[Any], problems: list[str]
 
 def case_of_file(path: Path) -> tuple[str, Case, str | None]:
     """Return a mail file's name, its case and what is wrong with the file."""
+    name = os.fsencode(path.name).decode("utf-8", "replace")
     try:
-        return path.name, Case(read_mail(path.read_bytes()), "email"), None
+        parts = read_mail(path.read_bytes())
     except OSError as error:
         parts = MailParts("", degraded=("headers",))
-        return path.name, Case(parts, "email", _WRONG), f"cannot be read: {error.strerror}"
+        return name, Case(parts, "email", _WRONG), f"cannot be read: {error.strerror}"
+    if name != path.name:
+        return name, Case(parts, "email", _WRONG), "id: the file's name is not UTF-8: what is no character was replaced"
+    return name, Case(parts, "email"), None
