@@ -1,4 +1,5 @@
 from hashlib import sha256
+from itertools import pairwise
 
 import pytest
 
@@ -79,6 +80,46 @@ def test_an_error_names_line_and_column(old, new, said):
 )
 def test_an_error_in_an_expression_names_its_very_place(when, said):
     assert said in complaint(GOOD.replace("    match:\n", f"    when: {when}\n    match:\n"))
+
+
+@pytest.mark.parametrize(
+    ("description", "said"),
+    [
+        ("2020-13-45", "line 3, column 14: not a value of the kind timestamp: month must be in 1..12"),
+        ("!!timestamp foo", "line 3, column 14: not a value of the kind timestamp"),
+        ("9" * 5000, "line 3, column 14: not a value of the kind int"),
+        ("!!python/object/apply:os.system [ls]", "line 3, column 14: not YAML: could not determine a constructor"),
+        ("&a {b: *a}", "line 3, column 14: this holds itself by an alias"),
+        ("[" * 2000 + "]" * 2000, "line 3, column 43: nested more than 30 deep"),
+        ("a\x07b", "line 3, column 15: not YAML: control characters are not allowed"),
+        ("x\na: &a [1, 1]\n" + "".join(f"{n}: &{n} [{'*' + p}, *{p}]\n" for p, n in pairwise("abcdefghijklmnopqrst")),
+         "more than 200,000 values, aliases counted"),
+    ],
+)  # fmt: skip
+def test_what_yaml_makes_no_value_of_is_told_with_its_place(description, said):
+    assert said in complaint(GOOD.replace("one rule", description))
+
+
+def chained(names, text):
+    lines = "".join(f"  x{n}: {text.replace('PREVIOUS', f'x{n - 1}')}\n" for n in names if n)
+    return GOOD.replace("rules:\n", f"definitions:\n  x0: links.count\n{lines}rules:\n")
+
+
+@pytest.mark.parametrize(
+    ("names", "text", "said"),
+    [
+        (range(23), "PREVIOUS and PREVIOUS", "line 15, column 3: definitions.x10: more than 2,000 parts with"),
+        (range(601), "PREVIOUS and links.count", "line 55, column 3: definitions.x50: nested more than 50 deep with"),
+        (range(600, 0, -1), "not " * 18 + "PREVIOUS", "more than 16 definitions in one another"),
+    ],
+)
+def test_definitions_that_grow_beyond_what_can_be_compiled_are_refused(names, text, said):
+    assert said in complaint(chained(names, text))
+
+
+def test_definitions_of_definitions_are_compiled():
+    deep = chained(range(49), "not PREVIOUS").replace("    match:\n", "    when: x48 or over.spam\n    match:\n")
+    parse_policy(deep.encode(), "re2")
 
 
 def test_a_mistake_in_the_only_rule_is_told_once():

@@ -17,6 +17,7 @@ from moderation.policy.expressions import (
     nullable,
     parse,
     python,
+    refuse_large,
     unknown_and,
     unknown_not,
     unknown_or,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from moderation.policy.document import PolicyDocument, Rule, RuleTool
     from moderation.policy.steps import Steps
 
+_OPEN_MAX = 16
 TOOLS: tuple[RuleTool, ...] = ("email", "telephony", "widget", "form")
 _WORDS = {
     "unknown_and": unknown_and,
@@ -130,6 +132,9 @@ class _Definitions:
             circle = " -> ".join([*self._open[self._open.index(name) :], name])
             raise PlacedError(("definitions", name), f"definitions in a circle: {circle}")
         if name not in self._done:
+            if len(self._open) >= _OPEN_MAX:
+                reason = f"more than {_OPEN_MAX} definitions in one another, each before the one that it names"
+                raise PlacedError(("definitions", name), reason)
             self._open.append(name)
             self._done[name] = self.parse(self._texts[name], ("definitions", name))
             self._open.pop()
@@ -137,9 +142,11 @@ class _Definitions:
 
     def parse(self, text: str, place: tuple[str | int, ...]) -> Node:
         try:
-            return parse(text, self.vocabulary)
+            node = parse(text, self.vocabulary)
+            refuse_large(node)
         except ExpressionError as error:
             raise PlacedError(place, str(error), error.column) from None
+        return node
 
 
 def _rule_nodes(

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _NODES_MAX = 200
 _DEPTH_MAX = 20
+_EXPANDED_NODES_MAX = 2_000
+_EXPANDED_DEPTH_MAX = 50
 _COMPARISONS: dict[type[ast.cmpop], str] = {
     ast.Eq: "==", ast.NotEq: "!=", ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">=", ast.In: "in",
 }  # fmt: skip
@@ -175,6 +177,20 @@ def _scalar(value: object, part: ast.expr) -> float | str:
     if isinstance(value, bool) or not isinstance(value, (int, float, str)) or value in (float("inf"), -float("inf")):
         raise ExpressionError(part.col_offset, "a constant is a finite number or a text")
     return value
+
+
+def refuse_large(node: Node) -> None:
+    """Raise ExpressionError for a node that has too many parts, or too deep ones, with its definitions in it."""
+    waiting, parts = [(node, 1)], 0
+    while waiting:
+        inner, depth = waiting.pop()
+        parts += 1
+        if parts > _EXPANDED_NODES_MAX:
+            raise ExpressionError(0, f"more than {_EXPANDED_NODES_MAX:,} parts with its definitions")
+        if depth > _EXPANDED_DEPTH_MAX:
+            raise ExpressionError(0, f"nested more than {_EXPANDED_DEPTH_MAX} deep with its definitions")
+        operands = inner.operands if isinstance(inner, Group) else (inner.operand,) if isinstance(inner, Not) else ()
+        waiting += [(operand, depth + 1) for operand in operands]
 
 
 def nullable(node: Node) -> bool:

@@ -37,7 +37,9 @@ Place = tuple[str | int, ...]
 
 # The loader in C is twenty times faster; a platform without it has the same one in Python.
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_Constructor: Any = yaml.SafeLoader
+NESTING_MAX = 30
+NODES_MAX = 200_000
+"""Values of a file, those behind an alias counted wherever it stands."""
 Numbered = tuple[int, "Rule"]
 NO_LISTS = HashLists()
 
@@ -80,8 +82,9 @@ def parse_policy(data: bytes, backend: Backend | None = None) -> Policy:
     """Compile the bytes of a policy file; raise PolicyError naming line and column."""
     text = canonical_text(data)
     root = _compose(text)
+    values = None if root is None else _values(root)
     try:
-        document = PolicyDocument.model_validate(None if root is None else _Constructor("").construct_document(root))
+        document = PolicyDocument.model_validate(values)
     except ValidationError as error:
         raise PolicyError("; ".join(_complaints(root, error))) from None
     return policy_of(document, text, root, backend)
@@ -136,29 +139,87 @@ def canonical_text(data: bytes) -> str:
 
 def _compose(text: str) -> yaml.Node | None:
     try:
+        _refuse_deep_nesting(text)
         root: yaml.Node | None = yaml.compose(text, Loader=_LOADER)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        place = _position(mark) if mark else "somewhere"
-        raise PolicyError(f"{place}: not YAML: {error.problem or error.context}") from None
     except yaml.YAMLError as error:
-        raise PolicyError(f"not YAML: {error}") from None
+        raise _not_yaml(error, text) from None
     if root is not None:
-        _refuse_repeated_keys(root)
+        _size(root, {})
     return root
 
 
-def _refuse_repeated_keys(node: yaml.Node) -> None:
+def _refuse_deep_nesting(text: str) -> None:
+    """Raise PolicyError for what the loader in C would leave its stack with."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_LOADER):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > NESTING_MAX:
+                raise PolicyError(f"{_position(event.start_mark)}: nested more than {NESTING_MAX} deep")
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+
+
+def _not_yaml(error: yaml.YAMLError, text: str) -> PolicyError:
+    if isinstance(error, yaml.MarkedYAMLError):
+        mark = error.problem_mark or error.context_mark
+        place = _position(mark) if mark else "somewhere"
+        return PolicyError(f"{place}: not YAML: {error.problem or error.context}")
+    if isinstance(error, yaml.reader.ReaderError):
+        before = text.encode("utf-8", "replace")[: error.position].decode("utf-8", "ignore")
+        lines = before.split("\n")
+        return PolicyError(f"line {len(lines)}, column {len(lines[-1]) + 1}: not YAML: {error.reason}")
+    return PolicyError(f"not YAML: {error}")
+
+
+def _size(node: yaml.Node, sizes: dict[int, int]) -> int:
+    """Return how many values a node holds; raise PolicyError for too many, a repeated key, or a node inside itself."""
+    if (known := sizes.get(id(node))) is not None:
+        if known == _OPEN:
+            raise PolicyError(f"{_position(node.start_mark)}: this holds itself by an alias")
+        return known
+    sizes[id(node)] = _OPEN
+    size = 1
     if isinstance(node, yaml.SequenceNode):
-        for item in node.value:
-            _refuse_repeated_keys(item)
+        size += sum(_size(item, sizes) for item in node.value)
     elif isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise PolicyError(f"{_position(key.start_mark)}: a key is a text")
             if key.value in seen:
                 raise PolicyError(f"{_position(key.start_mark)}: {key.value!r} is given twice")
             seen.add(key.value)
-            _refuse_repeated_keys(value)
+            size += _size(value, sizes)
+    if size > NODES_MAX:
+        raise PolicyError(f"{_position(node.start_mark)}: more than {NODES_MAX:,} values, aliases counted")
+    sizes[id(node)] = size
+    return size
+
+
+_OPEN = 0
+
+
+class _Constructor(yaml.SafeLoader):
+    """Makes values of nodes; what is no value of its kind is told with its place."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except _NO_VALUE as error:
+            kind = node.tag.rpartition(":")[2]
+            raise PolicyError(f"{_position(node.start_mark)}: not a value of the kind {kind}: {error}") from None
+
+
+_NO_VALUE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+"""What the constructors of YAML raise for a date, a number or whatever a tag asks for that is none."""
+
+
+def _values(root: yaml.Node) -> Any:
+    try:
+        return _Constructor("").construct_document(root)
+    except yaml.YAMLError as error:
+        raise _not_yaml(error, "") from None
 
 
 def _complaints(root: yaml.Node | None, error: ValidationError) -> Iterator[str]:
