@@ -92,6 +92,18 @@ async def test_a_file_that_is_too_large_for_clamd_is_degraded_unless_another_is_
     assert [(one.clamd_infected, one.degraded) for one in told] == [(None, ("clamd",)), (True, ())]
 
 
+@pytest.mark.parametrize("later", [None, b"nonsense\x00"])
+async def test_what_clamd_has_said_counts_when_the_rest_does_not_come(tmp_path, later):
+    def say(number, content):
+        return found_or_ok(number, content) if number < 4 else later
+
+    files = ((EICAR,), (b"fine",), (EICAR, b"slow"), (b"slow",))
+    async with clamd_that(say, tmp_path) as (_, clamd):
+        told = await Opinions(clamd, seconds_max=0.5).of([Message(files=some) for some in files])
+    expected = [(True, ()), (False, ()), (True, ()), (None, ("clamd",))]
+    assert [(one.clamd_infected, one.degraded) for one in told] == expected
+
+
 @pytest.mark.parametrize(
     "answer", [None, b"nonsense\x00", b"7: stream: OK\x00", b"1: stream: PERHAPS\x00", b"1: stream: OK" * 2000]
 )
@@ -230,7 +242,8 @@ def real_clamd(tmp_path):
 
 async def test_a_real_clamd_names_eicar_and_lets_others_pass(real_clamd):
     files = (EICAR, b"a letter" * 20_000, b"x" * 999_999)
-    assert await real_clamd.infected(files) == [True, False, False]
+    await real_clamd.ask(files, answers := {})
+    assert answers == {1: True, 2: False, 3: False}
     told = await Opinions(real_clamd, seconds_max=20).of([Message(files=(one,)) for one in files])
     assert [one.clamd_infected for one in told] == [True, False, False]
 

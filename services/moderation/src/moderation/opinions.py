@@ -78,18 +78,19 @@ class Clamd:
     def __init__(self, socket: Path) -> None:
         self._socket = socket
 
-    async def infected(self, files: Sequence[bytes]) -> list[bool | None]:
-        """Return whether ClamAV names a signature in each file; None where it could not look (too large for it).
+    async def ask(self, files: Sequence[bytes], answers: dict[int, bool | None]) -> None:
+        """Note by number, from 1, whether ClamAV names a signature in a file; None where it could not look (too large).
+
+        What it answered stays in `answers` when the rest does not come.
 
         Raises:
             OSError, OpinionError, EOFError: no answer, or none that is one.
         """
         reader, writer = await asyncio.open_unix_connection(str(self._socket), limit=ANSWER_BYTES_MAX)
         try:
-            _, answers = await asyncio.gather(_stream(writer, files), _answers(reader, len(files)))
+            await asyncio.gather(_stream(writer, files), _read_answers(reader, len(files), answers))
         finally:
             writer.close()
-        return [answers[number] for number in range(1, len(files) + 1)]
 
 
 async def _stream(writer: asyncio.StreamWriter, files: Sequence[bytes]) -> None:
@@ -106,9 +107,8 @@ async def _stream(writer: asyncio.StreamWriter, files: Sequence[bytes]) -> None:
     await writer.drain()
 
 
-async def _answers(reader: asyncio.StreamReader, count: int) -> dict[int, bool | None]:
+async def _read_answers(reader: asyncio.StreamReader, count: int, answers: dict[int, bool | None]) -> None:
     """Read `ID: stream: OK`, `ID: stream: NAME FOUND` or `ID: ... ERROR`, in any order, each ended by a zero byte."""
-    answers: dict[int, bool | None] = {}
     while len(answers) < count:
         try:
             told = _ANSWER.fullmatch((await reader.readuntil(b"\x00"))[:-1])
@@ -124,7 +124,6 @@ async def _answers(reader: asyncio.StreamReader, count: int) -> dict[int, bool |
             answers[number] = None
         else:
             raise OpinionError("clamd: an answer that is neither OK, FOUND nor ERROR")
-    return answers
 
 
 class Rspamd:
@@ -192,16 +191,17 @@ class Opinions:
         files = [(number, content) for number, message in enumerate(messages) for content in message.files]
         if self.clamd is None or not files:
             return {}
-        told: list[bool | None] = [None] * len(files)
+        answers: dict[int, bool | None] = {}
         if self._clamd_breaker.closed:
             try:
                 async with asyncio.timeout(self.seconds_max):
-                    told = await self.clamd.infected([content for _, content in files])
+                    await self.clamd.ask([content for _, content in files], answers)
                 self._clamd_breaker.succeeded()
             except (OSError, EOFError, OpinionError, TimeoutError) as error:
                 self._clamd_breaker.failed(error)
         found: dict[int, bool | None] = {}
-        for (number, _), one in zip(files, told, strict=True):
+        for place, (number, _) in enumerate(files, 1):
+            one = answers.get(place)
             before = found.get(number, False)
             found[number] = True if before or one else None if before is None or one is None else False
         return found
