@@ -98,6 +98,13 @@ def test_a_program_is_found_in_each_archive_that_is_opened(archive):
     assert kinds("a", archive) == ["executable"]
 
 
+@pytest.mark.parametrize("kind", [b"L", b"x", b"0"])
+def test_a_tar_archive_whose_member_leads_back_to_itself_is_damaged(kind):
+    header = bytearray(512)
+    header[:1], header[124:136], header[156:157], header[257:262] = b"a", b"-1000".ljust(12, b"\0"), kind, b"ustar"
+    assert inspect("a.tar", bytes(header) * 2).degraded == ("archive-damaged",)
+
+
 @pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT])
 @pytest.mark.parametrize("folders", [1, 11])
 def test_names_in_a_tar_archive_are_judged(form, folders):

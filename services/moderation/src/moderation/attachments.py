@@ -304,6 +304,8 @@ def _tar_members(content: bytes) -> Iterator[tuple[str, int, int]]:
     while (header := content[at : at + _TAR_BLOCK]).strip(b"\0"):
         field = header[124:136]
         size = int.from_bytes(field[1:], "big") if field[:1] == b"\x80" else int(field.strip(b" \0") or b"0", 8)
+        if size < 0:
+            raise ValueError(field)
         start, kind = at + _TAR_BLOCK, header[156:157]
         if kind == b"L":
             long_name = content[start : start + size].rstrip(b"\0")
