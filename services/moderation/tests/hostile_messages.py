@@ -22,16 +22,14 @@ def html(text):
     return HEAD + b"Content-Type: text/html; charset=utf-8\r\nContent-Transfer-Encoding: 8bit\r\n\r\n" + text.encode()
 
 
-def attached(name, content):
-    encoded = base64.encodebytes(content)
-    return (
-        HEAD
-        + b'Content-Type: multipart/mixed; boundary="b"\r\n\r\n--b\r\n\r\nsee attachment\r\n--b\r\n'
-        + f'Content-Disposition: attachment; filename="{name}"\r\n'.encode()
+def attached(name, content, times=1):
+    part = (
+        f'--b\r\nContent-Disposition: attachment; filename="{name}"\r\n'.encode()
         + b"Content-Transfer-Encoding: base64\r\n\r\n"
-        + encoded
-        + b"--b--\r\n"
+        + base64.encodebytes(content)
     )
+    start = b'Content-Type: multipart/mixed; boundary="b"\r\n\r\n--b\r\n\r\nsee attachment\r\n'
+    return HEAD + start + part * times + b"--b--\r\n"
 
 
 def zipped(*members):
@@ -134,6 +132,7 @@ MAILS = {
     "tar of a gigabyte": attached("a.tgz", gzip.compress(bytes(257) + b"ustar" + bytes(200_000_000))),
     "bzip2 bomb": attached("a.bz2", bz2.compress(bytes(50_000_000))),
     "bzip2 of noise": attached("a.bz2", bz2.compress(random.Random(1).randbytes(1_400_000))),
+    "bzip2 of noise, often": attached("a.bz2", bz2.compress(random.Random(1).randbytes(250_000)), 12),
     "thousands of gzips": attached("a.gz", gzip.compress(b"x") * 40_000),
     "tar of digits": attached("a.tar", (bytes(124) + b"00003641000" + bytes(21) + b"x" + bytes(100) + b"ustar").ljust(512, b"\0")
         + b"1" * 1_000_000),

@@ -127,7 +127,7 @@ def test_a_rule_speaks_only_of_its_tools(policy):
 
 
 def test_eicar_in_a_base64_attachment_is_blocked_by_r5_3(policy):
-    content = mail("see attachment", attachments=[("report.txt", EICAR)])
+    content = mail("see attachment", attachments=[("report.bin", EICAR)])
     assert EICAR not in content, "the transfer encoding hides it"
     decision = screen(read_mail(content), policy)
     assert (decision.action, decision.clauses, decision.rules) == ("block", ("R5.3",), ("malware.eicar",))
