@@ -251,17 +251,37 @@ def test_the_vault_put_back_spends_again_what_was_handed_over_and_loses_only_new
     wait_for_standing(road, account, "suspended")
     new = send(["new@kunden.example"], "c")
     road.wait_until_at_rest(account, sent + new)
+    withdraw_since_the_backup(road.stack, account)
     assert road.states(account)[new[0].message_id] == "held"
     operator("Restore one database", "**vault**")
     decide(road, account, "good")
-    sent += send(known, "d")
+    sent += send(known[3:], "d")
     road.wait_until_at_rest(account, sent + new)
     states = road.states(account)
     assert Counter(states[one.message_id] for one in sent) == {"handed_over": len(sent)}
     assert states[new[0].message_id] == "withheld"
+    stopped = send([*known[:3], "nobody-yet@kunden.example"], "e")
+    road.wait_until_at_rest(account, sent + new + stopped)
+    states = road.states(account)
+    assert {states[one.message_id] for one in stopped} == {"withheld"}
     spent = "SELECT count(*) FROM instructions WHERE spent_at IS NOT NULL AND message_id = ANY($1::text[])"
     assert road.one("vault", spent, [one.message_id for one in sent]) == len(sent)
-    assert not road.reckon(account, sent + new).wrong
+    assert not road.reckon(account, sent + new + stopped).wrong
+
+
+def withdraw_since_the_backup(stack, account):
+    """Three of the known recipients and one address that nobody is known by: nothing is disclosed to them any more."""
+    who = [{"account_id": account.account_id, "address": f"{name}@kunden.example"} for name in ("known0", "nobody-yet")]
+    one, other = ({**who[0], "address": f"known{number}@kunden.example"} for number in (1, 2))
+    calls = (
+        ("suppress:batch", "legal-basis", [{**person, "tool": "email"} for person in who]),
+        ("withdraw:batch", "legal-basis", [{"person": one, "purpose": "order-confirmation", "kind": "contract"}]),
+        ("restrict:batch", "data-protection", [{"person": other, "restricted": True}]),
+    )
+    with ServiceClient(stack) as services:
+        for path, purpose, asked in calls:
+            answers = services.post("vault", f"/v1/{path}", {"purpose": purpose, "items": asked})["items"]
+            assert not any("problem" in answer for answer in answers)
 
 
 def known_to(services, service, path):

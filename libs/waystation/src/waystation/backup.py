@@ -40,11 +40,13 @@ TOOL_SECONDS_MAX = 3600
 _LEFT = {
     "ingestion": "SELECT count(*) FROM outbox",
     "enforcement": "SELECT count(*) FROM outbox",
+    "vault": "SELECT count(*) FROM outbox",
     "routing": "SELECT (SELECT count(*) FROM outbox) + (SELECT count(*) FROM attempts WHERE result = 'open')",
 }
 _WHAT_IS_LEFT = {
     "ingestion": "messages that were answered with 202 and are not in Kafka yet",
     "enforcement": "decisions that are not in Kafka yet",
+    "vault": "withdrawals and opt-outs that are not in Kafka yet",
     "routing": "outcomes that are not in Kafka yet, or calls that are open",
 }
 

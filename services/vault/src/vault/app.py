@@ -38,6 +38,7 @@ from vault.openapi import described
 from vault.operator_api import operator_routes
 from vault.processors import read_processors
 from vault.rates import Rates
+from vault.recovery import withdraw_again
 from vault.restoring import RestoreGate
 from vault.roots import EitherRoot, RootSettings, find_root, refuse_file_in_production
 
@@ -121,9 +122,11 @@ def create_app(settings: VaultSettings) -> FastAPI:
 
 
 async def _read_again(settings: VaultSettings, pool: Pool, trusted: TrustedKeys, recovery: Recovery) -> None:
-    """Spend again what was handed over since the backup, before anything is disclosed."""
+    """Spend and withdraw again what was handed over and withdrawn since the backup, before anything is disclosed."""
+    client_id = f"{settings.instance}-recovery"
     handle = partial(on_receipt_issued, pool=pool, trusted=trusted)
-    await replay(settings.kafka, SentReceipt, recovery.since, handle, client_id=f"{settings.instance}-recovery")
+    await replay(settings.kafka, SentReceipt, recovery.since, handle, client_id=client_id)
+    await withdraw_again(settings.kafka, pool, recovery.since, client_id=client_id)
 
 
 async def _start(keyring: Keyring, pool: Pool) -> None:

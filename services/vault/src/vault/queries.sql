@@ -192,6 +192,34 @@ INSERT INTO bases (account_id, token, purpose, kind, attested, given_at, withdra
 SELECT account_id, token, purpose, kind, true, now(), now(), $5::text FROM told t
 WHERE NOT EXISTS (SELECT FROM ended e WHERE e.token = t.token AND e.purpose = t.purpose AND e.kind = t.kind);
 
+-- name: withdraw_bases_again
+-- Ends of bases that were told before the database was put back. What was recorded later stands, and a basis that nobody
+-- recorded gets its row once.
+WITH told AS (
+    SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[])
+        AS t (account_id, token, purpose, kind, moment)
+), flagged AS (
+    UPDATE subjects SET flags = flags | 8 WHERE token = ANY ($2::text[])
+), ended AS (
+    UPDATE bases b SET withdrawn_at = t.moment FROM told t
+    WHERE b.token = t.token AND b.purpose = t.purpose AND b.kind = t.kind AND b.withdrawn_at IS NULL
+        AND b.recorded_at <= t.moment AND b.token = ANY ($2::text[])
+)
+INSERT INTO bases (account_id, token, purpose, kind, attested, given_at, withdrawn_at, recorded_by)
+SELECT DISTINCT ON (t.token, t.purpose, t.kind)
+    t.account_id, t.token, t.purpose, t.kind, true, t.moment, t.moment, 'vault'
+FROM told t JOIN subjects s ON s.token = t.token AND s.account_id = t.account_id
+WHERE s.token = ANY ($2::text[]) AND NOT EXISTS (
+    SELECT FROM bases b WHERE b.token = t.token AND b.purpose = t.purpose AND b.kind = t.kind
+)
+ORDER BY t.token, t.purpose, t.kind, t.moment;
+
+-- name: suppress_again
+-- Opt-outs that were told before the database was put back.
+INSERT INTO suppressions (account_id, hash, tool, reason, made_at)
+SELECT * FROM unnest($1::text[], $2::bytea[], $3::text[], $4::text[], $5::timestamptz[])
+ON CONFLICT DO NOTHING;
+
 -- name: suppress
 -- Opt-outs.
 INSERT INTO suppressions (account_id, hash, tool, reason)

@@ -91,7 +91,9 @@ class Withdrawals:
                 if token in known
             ]
             await store.withdraw_bases(connection, sorted(set(told)), access.caller)
-            events = [_event(token, account, "basis", purpose=purpose) for account, token, purpose, _ in told]
+            events = [
+                _event(token, account, "basis", purpose=purpose, basis=kind) for account, token, purpose, kind in told
+            ]
             stored = await store.add_to_outbox(connection, [encode(event) for event in events])
             await store.log_access(connection, access, answered=sum(map(bool, found)), touched=sorted(known))
         self._relay.committed(stored)
@@ -148,6 +150,11 @@ class Withdrawals:
                     await (store.lift_suppressions if lift else store.suppress)(connection, hashes)
                 marks = {(token, one.account_id, one.tool) for _, one, tokens in chosen for token in tokens}
                 stored += await self._mark(connection, sorted(marks), lift=lift)
+                events = [
+                    _event("", account_id, "suppression", tool=tool, in_force=not lift, opt_out=hashed, reason=reason)
+                    for account_id, hashed, tool, reason in hashes
+                ]
+                stored += await store.add_to_outbox(connection, [encode(event) for event in events])
             answered = sum(isinstance(one, _Address) for one in read)
             await store.log_access(connection, access, answered=answered, touched=touched)
         self._relay.committed(stored)
@@ -245,6 +252,9 @@ def _event(
     purpose: str | None = None,
     tool: str | None = None,
     in_force: bool = True,
+    basis: str | None = None,
+    opt_out: bytes | None = None,
+    reason: str | None = None,
 ) -> WithdrawalRecorded:
     return WithdrawalRecorded.model_validate(
         {
@@ -256,5 +266,8 @@ def _event(
             "tool": tool,
             "in_force": in_force,
             "recorded_at": rfc3339(now()),
+            "basis": basis,
+            "opt_out_hash": None if opt_out is None else opt_out.hex(),
+            "reason": reason,
         }
     )

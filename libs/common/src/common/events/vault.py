@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
 
 from common.events.envelope import Event
 from common.security.signing import Signed
@@ -39,7 +41,12 @@ class ErasureRecorded(Event):
 
 
 class WithdrawalRecorded(Event):
-    """Something now stands against disclosures to a person, or does not any more (`in_force` false)."""
+    """Something now stands against disclosures to a person, or does not any more (`in_force` false).
+
+    `basis` is the kind of basis that ended. An opt-out is told of each person who is known by the address, and once of
+    the address, whoever is known by it: then `recipient_token` is empty and `opt_out_hash` is its hash (hexadecimal)
+    under a key that only the vault has.
+    """
 
     TYPE: ClassVar[str] = "vault.withdrawal.recorded.v1"
     TOPIC: ClassVar[str] = "vault.withdrawals"
@@ -53,6 +60,9 @@ class WithdrawalRecorded(Event):
     tool: str | None
     in_force: bool
     recorded_at: str
+    basis: str | None = None
+    opt_out_hash: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    reason: str | None = None
 
     @property
     def event_id(self) -> str:
@@ -61,8 +71,8 @@ class WithdrawalRecorded(Event):
 
     @property
     def key(self) -> str:
-        """The recipient token."""
-        return self.recipient_token
+        """The recipient token, or the hash of the address."""
+        return self.recipient_token or self.opt_out_hash or self.withdrawal_id
 
     @property
     def time(self) -> str:

@@ -10,12 +10,16 @@ from vault.store.accounts import (
 )
 from vault.store.bases import (
     NewBasis,
+    ToldBasisEnd,
+    ToldOptOut,
     add_to_outbox,
     bases_of_person,
     lift_suppressions,
     record_bases,
     suppress,
+    suppress_again,
     withdraw_bases,
+    withdraw_bases_again,
     withdrawn_bases,
 )
 from vault.store.columns import Blobs
@@ -98,6 +102,8 @@ __all__ = [
     "PersonState",
     "Spent",
     "StoredSubject",
+    "ToldBasisEnd",
+    "ToldOptOut",
     "Unauthorised",
     "WrappedAccount",
     "WrappedKey",
@@ -152,12 +158,14 @@ __all__ = [
     "replace_processors",
     "spend",
     "suppress",
+    "suppress_again",
     "unauthorised_counts",
     "unlock_epochs",
     "unpublished_checkpoints",
     "unsettled",
     "update_fields",
     "withdraw_bases",
+    "withdraw_bases_again",
     "withdrawn_bases",
     "wrapped_keys",
 ]

@@ -31,6 +31,26 @@ class NewBasis(NamedTuple):
     recorded_by: str
 
 
+class ToldBasisEnd(NamedTuple):
+    """A basis that ended, as an event told it."""
+
+    account_id: str
+    token: str
+    purpose: str
+    kind: str
+    moment: datetime
+
+
+class ToldOptOut(NamedTuple):
+    """An opt-out, as an event told it."""
+
+    account_id: str
+    hash: bytes
+    tool: str
+    reason: str
+    made_at: datetime
+
+
 async def record_bases(connection: Connection, bases: Sequence[NewBasis]) -> None:
     """Record legal bases."""
     await connection.execute(SQL["record_bases"], *columns_of(bases, 11))
@@ -44,6 +64,18 @@ async def withdraw_bases(connection: Connection, told: Sequence[tuple[str, str, 
 async def suppress(connection: Connection, hashes: Sequence[tuple[str, bytes, str, str]]) -> None:
     """Keep opt-outs: (account, hash, tool, reason)."""
     await connection.execute(SQL["suppress"], *columns_of(hashes, 4))
+
+
+async def withdraw_bases_again(connection: Connection, told: Sequence[ToldBasisEnd]) -> None:
+    """End bases that were ended before the database was put back."""
+    if told:
+        await connection.execute(SQL["withdraw_bases_again"], *columns_of(told, 5))
+
+
+async def suppress_again(connection: Connection, told: Sequence[ToldOptOut]) -> None:
+    """Keep opt-outs that were made before the database was put back."""
+    if told:
+        await connection.execute(SQL["suppress_again"], *columns_of(told, 5))
 
 
 async def lift_suppressions(connection: Connection, hashes: Sequence[tuple[str, bytes, str, str]]) -> None:
