@@ -109,7 +109,10 @@ def test_a_redacted_report_is_kept_for_a_person_who_assigns_and_decides(road, ac
     assert kept["report"]["sender_domain"] == INBOX.partition("@")[2]
     assigned = run_command(road.stack, "complaints", "assign", found["id"], "--account", account.account_id)
     assert assigned["account_id"] == account.account_id
-    other = run_command(road.stack, "complaints", "assign", found["id"], "--account", "another", status=1)
+    nobody = run_command(road.stack, "complaints", "assign", found["id"], "--account", "another", status=1)
+    assert "no account with the id another" in nobody["error"]
+    another = road.create_account("not complained about").account_id
+    other = run_command(road.stack, "complaints", "assign", found["id"], "--account", another, status=1)
     assert "another account" in other["error"]
     assert run_command(road.stack, *confirm)["decision"]["standing"] == "warned"
 
