@@ -363,6 +363,7 @@ async def test_over_http_a_person_lists_and_settles(desk, client, pool):
     "body",
     [
         {"addresses": ["anna@gmail.example"]},
+        {"addresses": ["nonsense !!"]},
         {"like": [str(uuid4())]},
         {},
         {"files": ["xyz"]},

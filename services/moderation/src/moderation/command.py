@@ -43,13 +43,18 @@ Input = tuple[Any, "Case", str | None]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; return the exit code: 0, 1 for what is wrong with policy or input, 2 for wrong usage."""
+    """Run one command; return the exit code: 0, 1 for what is wrong with policy or input, 2 for wrong usage.
+
+    It is 130 after Ctrl-C.
+    """
     options = _parser().parse_args(arguments)
     try:
         return int(options.run(options))
     except (PolicyError, ModelFileError, ReplayError) as error:
         sys.stderr.write(f"error {error}\n")
         return 1
+    except KeyboardInterrupt:
+        return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

@@ -149,7 +149,7 @@ class ListRoutes:
     async def _entries(self, body: ListBody) -> AsyncIterator[str]:
         for place, address in enumerate(body.addresses):
             prefix = listed_address(address)
-            if prefix is None:
+            if prefix is None or len(address.split()) != 1:
                 raise _no_entry(f"addresses.{place}", "has no host")
             yield prefix.hex()
         for digest in body.files:
