@@ -168,6 +168,12 @@ class Fails:
             raise self.error
 
 
+async def eventually(condition, seconds=5.0):
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
 @dataclass
 class World:
     """One worker of routing over a database that others may share."""
@@ -491,9 +497,7 @@ async def test_what_a_killed_worker_left_open_is_what_its_journal_says(pool, cla
     killed.provider.script = {event.message.event_id: [hanging] for event in events}
     killed.dispatcher.start(renew=False)
     await killed.plan(*events)
-    async with asyncio.timeout(5):
-        while len(killed.provider.calls) < 3:
-            await asyncio.sleep(0.01)
+    await eventually(lambda: len(killed.provider.calls) >= 3)
     if claimed:
         await asyncio.sleep(1.2)
         await heir.claims.step()
@@ -555,9 +559,7 @@ async def test_attempts_that_a_stopping_worker_had_begun_and_not_called_are_trie
     other.vault.keys.update(world.vault.keys)
     world.dispatcher.start()
     await world.plan(*events)
-    async with asyncio.timeout(5):
-        while len(world.provider.calls) < 2:
-            await asyncio.sleep(0.01)
+    await eventually(lambda: len(world.provider.calls) >= 2)
     world.dispatcher.stop_seconds = 3.0
     stopping = asyncio.create_task(world.dispatcher.stop())
     await asyncio.sleep(1.5)
@@ -713,18 +715,14 @@ async def test_rule_barrier_waits_for_a_resend_whose_earlier_call_became_known_a
         await world.until(event, "in_doubt")
         await world.sweeps.step()
         await world.claims.step()
-        async with asyncio.timeout(5):
-            while len(world.provider.calls) < 2:
-                await asyncio.sleep(0.01)
+        await eventually(lambda: len(world.provider.calls) >= 2)
         async with pool.acquire() as connection, connection.transaction():
             await write_outcomes(connection, [Called(event.message.event_id, 1, ACCEPTED)], world.settlement)
         await world.until(event, "handed_over")
         await world.sweeps.on_standing_changed([standing("acme", "blocked", 1)])
         assert await pool.fetchval("SELECT in_force_at FROM standings WHERE account_id = 'acme'") is None
         answered.set()
-        async with asyncio.timeout(5):
-            while world.dispatcher.attempts_open:
-                await asyncio.sleep(0.01)
+        await eventually(lambda: not world.dispatcher.attempts_open)
         await world.sweeps.step()
         assert await pool.fetchval("SELECT in_force_at FROM standings WHERE account_id = 'acme'") is not None
 
@@ -1122,9 +1120,7 @@ async def test_a_block_during_a_call_stops_the_next_attempt(pool):
         event, answered = world.message(), asyncio.Event()
         world.provider.script[event.message.event_id] = [answered]
         await world.plan(event)
-        async with asyncio.timeout(5):
-            while not world.provider.calls:
-                await asyncio.sleep(0.01)
+        await eventually(lambda: world.provider.calls)
         await world.plan(blocked_by_list(event))
         await world.revisions.step()
         assert (await world.row(event))["state"] == "handing"
@@ -1149,16 +1145,12 @@ async def test_a_block_of_what_is_leased_and_not_begun_refuses_it_at_once(pool):
     async with running(world):
         event = world.message()
         await world.plan(event)
-        async with asyncio.timeout(5):
-            while not world.vault.asked:
-                await asyncio.sleep(0.01)
+        await eventually(lambda: world.vault.asked)
         await world.plan(blocked_by_list(event))
         row = await world.row(event)
         assert (row["state"], row["reason"]) == ("refused", "screening: blocked by a list (R5.2)")
         world.vault.gate.set()
-        async with asyncio.timeout(5):
-            while world.dispatcher.leases:
-                await asyncio.sleep(0.01)
+        await eventually(lambda: not world.dispatcher.leases)
         assert world.provider.calls == []
         assert await world.attempts(event) == []
         assert [one["state"] for one in world.relay.receipts(event.message.event_id)] == ["refused"]
@@ -1177,9 +1169,7 @@ async def test_a_begin_that_waits_for_a_block_to_be_stored_begins_nothing(pool):
             world.vault.gate.set()
             await asyncio.sleep(0.2)
         await blocking
-        async with asyncio.timeout(5):
-            while world.dispatcher.leases:
-                await asyncio.sleep(0.01)
+        await eventually(lambda: not world.dispatcher.leases)
         assert (await world.row(event))["state"] == "refused"
         assert world.provider.calls == []
 
@@ -1191,9 +1181,7 @@ async def test_a_claim_of_what_is_blocked_refuses_it(pool, sent):
         event, answered = world.message(), asyncio.Event()
         world.provider.script[event.message.event_id] = [answered]
         await world.plan(event)
-        async with asyncio.timeout(5):
-            while not world.provider.calls:
-                await asyncio.sleep(0.01)
+        await eventually(lambda: world.provider.calls)
         await world.plan(blocked_by_list(event))
         result = AttemptResult.LATER if sent == "once" else AttemptResult.DOUBT
         async with pool.acquire() as connection, connection.transaction():

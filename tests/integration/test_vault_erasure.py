@@ -210,17 +210,21 @@ async def test_without_kafka_nothing_is_erased_and_nothing_half_done(vault, acco
     assert (await vault.open(opening(one, answer)))[0].message_key == one.message_key
 
 
-async def test_a_replayed_erasure_erases_once(vault, account):
-    one = item(account)
-    (answer,) = await vault.seal(one)
-    event = ErasureRecorded(
-        recipient_token=answer.token,
+def repeated(token, account, *, epoch):
+    return ErasureRecorded(
+        recipient_token=token,
         account_id=account,
         erased_at="2026-11-22T09:30:00.000Z",
         reason="request-of-person",
         asked_by="operator",
-        epoch=1,
+        epoch=epoch,
     )
+
+
+async def test_a_replayed_erasure_erases_once(vault, account):
+    one = item(account)
+    (answer,) = await vault.seal(one)
+    event = repeated(answer.token, account, epoch=1)
     assert [await replay([event, event], vault.pool), await replay([event], vault.pool)] == [1, 0]
     assert kind((await vault.open(opening(one, answer)))[0]) == "erased"
 
@@ -336,14 +340,7 @@ async def test_an_epoch_that_ends_while_an_erasure_waits_for_kafka_is_told_and_r
 async def test_a_key_that_moved_before_its_erasure_was_repeated_is_recorded_with_its_epoch(vault, account):
     """The database was put back to before an erasure, and an epoch ended before anybody noticed."""
     (answer,) = await vault.seal(item(account))
-    event = ErasureRecorded(
-        recipient_token=answer.token,
-        account_id=account,
-        erased_at="2026-11-22T09:30:00.000Z",
-        reason="request-of-person",
-        asked_by="operator",
-        epoch=vault.keyring.epoch,
-    )
+    event = repeated(answer.token, account, epoch=vault.keyring.epoch)
     epoch = await end_epoch(vault.pool, vault.keyring)
     assert await replay([event], vault.pool) == 1
     assert await epochs_of_erasure(vault, answer.token) == (epoch, [], False)

@@ -7,6 +7,7 @@ import tarfile
 import zipfile
 
 import pytest
+from hostile_messages import zipped
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -60,14 +61,6 @@ def test_a_program_inside_a_zip_is_found():
         archive.writestr("docs/readme.txt", "hello")
         archive.writestr("docs/invoice.pdf.exe", WINDOWS_PROGRAM)
     assert kinds("documents.zip", buffer.getvalue()) == ["double-extension", "executable"]
-
-
-def zipped(*members):
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in members:
-            archive.writestr(name, content)
-    return buffer.getvalue()
 
 
 def tarred(mode, *members, form=tarfile.PAX_FORMAT):

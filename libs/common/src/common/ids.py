@@ -24,7 +24,7 @@ def new_recipient_token() -> str:
 def claimed_id(claimed: object) -> str:
     """Return what an unproven record says its id is, as a database and a log can take it: ASCII, "?" for all else.
 
-    At most 100 characters; bytes are read as UTF-8, nothing is empty.
+    At most 100 characters; bytes are read as UTF-8, None gives an empty text.
     """
     text = claimed.decode("utf-8", "replace") if isinstance(claimed, bytes) else str(claimed or "")
     return "".join(one if one.isascii() and one.isprintable() else "?" for one in text[:CLAIMED_CHARACTERS_MAX])

@@ -12,9 +12,10 @@ from common.events.envelope import EventError, decode
 from common.events.screening import SentVerdict
 from common.security.signing import SignatureError
 from routing import store
-from routing.domain import Change, DeliveryState, initial_state, joined_state, stop
+from routing.domain import Change, DeliveryState, initial_state, joined_state
 from routing.leases import Leased
 from routing.receipts import store_changes
+from routing.stopping import Stop, stopped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -92,17 +93,12 @@ class Claims:
         ]
         return await store_changes(connection, self.signer, changes, now)
 
-    async def _stop(self, connection: Connection, stopped: Sequence[_Stopped]) -> list[StoredRecord]:
-        if not stopped:
+    async def _stop(self, connection: Connection, refused: Sequence[_Stopped]) -> list[StoredRecord]:
+        if not refused:
             return []
-        message_ids = [one.message_id for one in stopped]
-        deliveries = await store.lock_deliveries(connection, message_ids)
-        results = await store.attempt_results(connection, message_ids)
-        changes = [
-            stop(deliveries[message_id], list(results.get(message_id, {}).values()), state, reason, due_at)
-            for message_id, state, reason, due_at in stopped
-        ]
-        return await store_changes(connection, self.signer, changes, self.now())
+        locked = await store.lock_deliveries(connection, [one.message_id for one in refused])
+        stops = [Stop(locked[one.message_id], one.state, one.reason, one.due_at) for one in refused]
+        return await store_changes(connection, self.signer, await stopped(connection, stops), self.now())
 
     def _leased(self, row: store.LeasedRow, deadline: float) -> Leased | _Stopped:
         try:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from routing import store
-from routing.domain import HELD_BY_STANDING, Change, Delivery, DeliveryState, again, stop
+from routing.domain import HELD_BY_STANDING, Change, DeliveryState, again
 from routing.receipts import store_changes
+from routing.stopping import Stop, stopped
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -26,13 +27,6 @@ SWEPT_AT_ONCE_MAX = 500
 RESENDS_MAX = 2
 
 log = logging.getLogger(__name__)
-
-
-class _Move(NamedTuple):
-    delivery: Delivery
-    state: DeliveryState
-    reason: str
-    due_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +58,8 @@ class Sweeps:
         async def expire(connection: Connection) -> list[Change]:
             deliveries = await store.ending(connection, SWEPT_AT_ONCE_MAX)
             now = self.now()
-            moves = [_Move(one, DeliveryState.EXPIRED, "the validity window ended", now) for one in deliveries]
-            return await _moved(connection, moves)
+            stops = [Stop(one, DeliveryState.EXPIRED, "the validity window ended", now) for one in deliveries]
+            return await stopped(connection, stops)
 
         await self._in_batches(expire)
 
@@ -73,8 +67,8 @@ class Sweeps:
         async def move(connection: Connection) -> list[Change]:
             rows = await store.waiting_against_standing(connection, SWEPT_AT_ONCE_MAX)
             now = self.now()
-            moves = [_Move(one, *_moved_by(standing), max(now, due_at)) for one, standing, due_at in rows]
-            return await _moved(connection, moves)
+            stops = [Stop(one, *_moved_by(standing), max(now, due_at)) for one, standing, due_at in rows]
+            return await stopped(connection, stops)
 
         await self._in_batches(move)
         for account_id in await store.put_standings_in_force(self.pool):
@@ -95,11 +89,6 @@ class Sweeps:
             self.relay.committed(stored)
             if len(changes) < SWEPT_AT_ONCE_MAX:
                 return
-
-
-async def _moved(connection: Connection, moves: Sequence[_Move]) -> list[Change]:
-    results = await store.attempt_results(connection, [move.delivery.message_id for move in moves])
-    return [stop(move.delivery, list(results.get(move.delivery.message_id, {}).values()), *move[1:]) for move in moves]
 
 
 def _moved_by(standing: str) -> tuple[DeliveryState, str]:
